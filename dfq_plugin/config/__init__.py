@@ -1,0 +1,37 @@
+"""The config: one JSON file that names the network, the images, the bits, and everything else a job needs."""
+
+from __future__ import annotations
+
+from dfq_plugin.config.loading import convert, explain, json_schema, load_config
+from dfq_plugin.config.schema import (
+    CalibrationSettings,
+    Config,
+    ExportSettings,
+    FinetuneSettings,
+    IgnoredScopes,
+    ModelSettings,
+    Note,
+    QuantizeSettings,
+    ValidateSettings,
+)
+from dfq_plugin.config.scopes import legacy_name, match_scopes, split_quantizer_scope, translate_scope
+
+__all__ = [
+    "CalibrationSettings",
+    "Config",
+    "ExportSettings",
+    "FinetuneSettings",
+    "IgnoredScopes",
+    "ModelSettings",
+    "Note",
+    "QuantizeSettings",
+    "ValidateSettings",
+    "convert",
+    "explain",
+    "json_schema",
+    "legacy_name",
+    "load_config",
+    "match_scopes",
+    "split_quantizer_scope",
+    "translate_scope",
+]

@@ -1,0 +1,39 @@
+"""What can go wrong, one class a kind; every message says what, with which value, where, and what to do."""
+
+from __future__ import annotations
+
+
+class DFQError(Exception):
+    """Base of every error this package raises on purpose; ``exit_code`` is what the ``dfq`` command ends with."""
+
+    exit_code = 2
+
+
+class ConfigError(DFQError, ValueError):
+    """A setting is unknown, out of range, or contradicts another one."""
+
+
+class InputError(DFQError, ValueError):
+    """Something that was handed in (a file, a folder, a tensor) cannot be used."""
+
+
+class UnsupportedModelError(DFQError, TypeError):
+    """The network cannot be used for what was asked."""
+
+    exit_code = 3
+
+
+class ProviderContractError(DFQError, RuntimeError):
+    """A provider broke its contract: wrong shape, not finite, teacher left changed."""
+
+
+class ExportError(DFQError, RuntimeError):
+    """The student cannot be written as an integer ONNX file."""
+
+    exit_code = 3
+
+
+class ValidationError(DFQError, RuntimeError):
+    """The exported file does not do what was asked: float layers, or codes that differ from the reference."""
+
+    exit_code = 4

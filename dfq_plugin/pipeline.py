@@ -1,0 +1,83 @@
+"""The map: one function, one line a stage. Read this file first."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dfq_plugin import export, finetuning, quantization, validation
+from dfq_plugin.config import Config
+from dfq_plugin.errors import ValidationError
+from dfq_plugin.evidence import choose_evidence
+from dfq_plugin.files import make_output_folder, whole_file
+from dfq_plugin.report import Report, write_report
+from dfq_plugin.set_cache import synthesize
+from dfq_plugin.summary import build_report, file_metadata
+from dfq_plugin.teacher import load_teacher
+from dfq_plugin.timing import Stopwatch
+
+SYNTHETIC, STUDENT, MODEL, REJECTED = "synthetic.safetensors", "student", "model.onnx", "model.rejected.onnx"
+
+
+def run(config: Config) -> Report:
+    """Quantize a network without its data, from settings to verdict.
+
+    Args:
+        config: the whole job.
+
+    Returns:
+        The report; it and everything else lies in ``config.output_dir``.
+
+    Raises:
+        DFQError: one message that says what, which value, where, and what to do.
+    """
+    output, clock = make_output_folder(config.output_dir), Stopwatch()
+    with whole_file(output / "config.json") as path:
+        path.write_text(json.dumps(config.resolved(), indent=2) + "\n")
+    with clock.stage("teacher"):
+        teacher = load_teacher(config.model, config.input_shape)
+    with clock.stage("synthesize"):
+        synthetic = synthesize(config.calibration, teacher)
+        synthetic.save(output / SYNTHETIC)
+    with clock.stage("quantize"):
+        student = quantization.quantize(teacher.network, synthetic, config.quantize)
+    with clock.stage("finetune"):
+        history = finetuning.finetune(teacher.network, student, synthetic, config.finetune)
+        quantization.save_student(student, output / STUDENT)
+    with proven(output) as candidate, tempfile.TemporaryDirectory() as scratch:
+        with clock.stage("export"):
+            export.export_onnx(student, candidate, config.export, file_metadata(synthetic, student))
+            plain = export.export_float(teacher.network, config.input_shape, Path(scratch) / "float.onnx", config.export)
+        with clock.stage("validate"):
+            verdict = validation.validate(candidate, student, synthetic.images, config.validation, plain.path)
+            evidence = choose_evidence(config, teacher)
+            quality = validation.assess(candidate, student, teacher.network, evidence) if evidence else {}
+    with clock.stage("report"):
+        report = build_report(
+            config, teacher, synthetic, student, history, verdict, plain.size_bytes, evidence, quality, clock.seconds
+        )
+        write_report(report, output, synthetic.images, teacher.facts.mean, teacher.facts.std)
+    return report
+
+
+@contextmanager
+def proven(output: Path) -> Iterator[Path]:
+    """Give a path to export to; the file becomes ``model.onnx`` only when the block ends well.
+
+    A file that fails validation is kept under a name that says so.
+    """
+    candidate = output / ".model.candidate.onnx"
+    try:
+        yield candidate
+    except ValidationError:
+        if candidate.exists():
+            candidate.replace(output / REJECTED)
+        raise
+    else:
+        candidate.replace(output / MODEL)
+        (output / REJECTED).unlink(missing_ok=True)
+    finally:
+        candidate.unlink(missing_ok=True)

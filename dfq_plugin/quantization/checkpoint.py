@@ -1,0 +1,85 @@
+"""A student on disk: one JSON file that says what it is, one safetensors file with its numbers, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from nncf.torch import get_config, load_from_config
+from torch import nn
+
+from dfq_plugin.errors import InputError
+from dfq_plugin.files import whole_file
+from dfq_plugin.quantization.extension import ensure_extension
+from dfq_plugin.quantization.prepare import prepare
+from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
+from dfq_plugin.tensor_files import read_tensors, write_tensors
+
+DESCRIPTION, TENSORS = "student.json", "student.safetensors"
+FORMAT = 1
+
+
+def save_student(student: Student, folder: str | Path) -> None:
+    """Write a student into ``folder``; each file appears whole or not at all."""
+    target = Path(folder)
+    write_tensors(target / TENSORS, student.network.state_dict())
+    description = {
+        "format": FORMAT,
+        "input_shape": student.input_shape,
+        "sites": [asdict(site) for site in student.sites],
+        "layers": [asdict(layer) for layer in student.layers],
+        "plan": [asdict(entry) for entry in student.plan],
+        "nncf": get_config(student.network),
+    }
+    with whole_file(target / DESCRIPTION) as path:
+        path.write_text(json.dumps(description, indent=1))
+
+
+def load_student(folder: str | Path, teacher: nn.Module) -> Student:
+    """Read a student back.
+
+    Args:
+        folder: where ``save_student`` wrote it.
+        teacher: the float network it was made from; only its architecture is used.
+
+    Raises:
+        InputError: the files are missing, broken, or belong to another network.
+    """
+    source = Path(folder)
+    description, tensors = _read(source)
+    ensure_extension()
+    shape = tuple(description["input_shape"])
+    example = torch.zeros(1, *shape)
+    network = prepare(teacher, example)
+    try:
+        network = load_from_config(network, description["nncf"])
+        network.load_state_dict(tensors)
+    except (RuntimeError, KeyError, ValueError) as error:
+        msg = f"{source} holds a student of another network than {type(teacher).__name__}: {error}"
+        raise InputError(msg) from error
+    return Student(
+        network.requires_grad_(requires_grad=False),
+        shape,
+        tuple(QuantizerSite(**{**site, "readers": tuple(site["readers"])}) for site in description["sites"]),
+        tuple(ProductLayer(**layer) for layer in description["layers"]),
+        tuple(BitAssignment(**entry) for entry in description["plan"]),
+    )
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        tensors, _ = read_tensors(folder / TENSORS)
+    except FileNotFoundError as error:
+        msg = f"{folder} holds no student: {error.filename} is missing; run `dfq quantize` first."
+        raise InputError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"The student in {folder} cannot be read: {error}"
+        raise InputError(msg) from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        msg = f"{folder / DESCRIPTION} is not of format {FORMAT}; run `dfq quantize` again."
+        raise InputError(msg)
+    return description, tensors

@@ -1,0 +1,8 @@
+"""Report: what was made, how good it is, and how that is known, as HTML, JSON and Markdown."""
+
+from dfq_plugin.report.content import Report
+from dfq_plugin.report.sections import BitsRow, Census, FloatNode, Parity
+from dfq_plugin.report.verdict import Verdict, judge
+from dfq_plugin.report.writer import WrittenReport, write_report
+
+__all__ = ["BitsRow", "Census", "FloatNode", "Parity", "Report", "Verdict", "WrittenReport", "judge", "write_report"]

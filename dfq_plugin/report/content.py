@@ -1,0 +1,201 @@
+"""What a report says: plain data under fixed names, refused when a number does not say where it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from dfq_plugin.errors import ConfigError
+from dfq_plugin.report.sections import (
+    FIXED_SECTIONS,
+    Accuracy,
+    AgainstTeacher,
+    BitsRow,
+    Census,
+    FloatAndInteger,
+    FloatNode,
+    Parity,
+    check_keys,
+    no_accuracy,
+    no_census,
+    no_comparison,
+    no_pair,
+    no_parity,
+)
+
+FORMAT = 1  # of report.json; raised when a key changes its meaning
+# Sections whose numbers depend on images, with the key of measured_on that says on which.
+MEASURED = {
+    "accuracy": "accuracy",
+    "agreement": "agreement",
+    "kl_nats": "agreement",
+    "logits_sqnr_db": "agreement",
+    "parity": "parity",
+    "latency_ms": "latency_ms",
+    "sqnr_db": "sqnr_db",
+}
+QUALITY = ("accuracy", "agreement", "kl_nats", "logits_sqnr_db")  # never measured on the calibration set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that is known about one quantized network; sections that were not made keep their empty default.
+
+    Attributes:
+        model: What was quantized, in one line.
+        calibration_set: The images that calibrated the student, in the words that ``measured_on`` would use for them.
+        accuracy: Top-1 of the teacher, the student and the exported file, in percent.
+        agreement: Images whose top-1 class is the teacher's, in percent.
+        kl_nats: Mean KL divergence from the teacher's class probabilities.
+        logits_sqnr_db: Signal to noise ratio of the logits.
+        census: What onnxruntime really runs.
+        parity: The comparison of the exported file with the integer reference.
+        latency_ms: Milliseconds per image.
+        size_bytes: Size of the files.
+        bits: One row per quantizer.
+        measured_on: The images that accuracy, agreement (with kl_nats and logits_sqnr_db), parity, latency_ms and
+            sqnr_db were measured on, each in words.
+        sqnr_db: Signal to quantization noise per layer, in execution order; infinite where the two are equal.
+        losses: Fine-tuning history: one series of values per loss, in order of time.
+        timings_s: Seconds per stage.
+        peak_memory_bytes: Most memory that the run held at one time.
+        provenance: Versions, seeds, digests, dates.
+        config: The resolved settings.
+        evidence: How the numbers were obtained, in sentences.
+        notes: Anything a reader should know: warnings, approximations.
+
+    Raises:
+        ConfigError: A section has other keys than it should, a percentage is out of range, a number does not say on
+            which images it was measured, or accuracy or agreement was measured on the calibration set.
+    """
+
+    model: str = ""
+    calibration_set: str = ""
+    accuracy: Accuracy = field(default_factory=no_accuracy)
+    agreement: AgainstTeacher = field(default_factory=no_comparison)
+    kl_nats: AgainstTeacher = field(default_factory=no_comparison)
+    logits_sqnr_db: AgainstTeacher = field(default_factory=no_comparison)
+    census: Census = field(default_factory=no_census)
+    parity: Parity = field(default_factory=no_parity)
+    latency_ms: FloatAndInteger = field(default_factory=no_pair)
+    size_bytes: FloatAndInteger = field(default_factory=no_pair)
+    bits: Sequence[BitsRow] = ()
+    measured_on: Mapping[str, str] = field(default_factory=dict)
+    sqnr_db: Sequence[tuple[str, float | None]] = ()
+    losses: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    evidence: str = ""
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in FIXED_SECTIONS.items():
+            check_keys(name, getattr(self, name), kind)
+        for row in self.bits:
+            check_keys("bits", row, BitsRow)
+        for node in self.census["float_nodes"]:
+            check_keys("float_nodes", node, FloatNode)
+        for name in ("accuracy", "agreement"):
+            _check_percentages(name, getattr(self, name))
+        _check_measured_on(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the report as plain data, ready for ``json.dumps``.
+
+        Numbers that are not finite become null, except an infinite SQNR (no error at all), which becomes "inf".
+        """
+        content = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+        content["sqnr_db"] = [[layer, "inf" if value == math.inf else _plain(value)] for layer, value in self.sqnr_db]
+        return {"format": FORMAT, **content}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """Read a report back from the content of a ``report.json``.
+
+        Raises:
+            ConfigError: The data has keys that a report does not have, or is of another format.
+        """
+        content = dict(data)
+        written = content.pop("format", FORMAT)
+        if written != FORMAT:
+            msg = f"report.json is of format {written}; this version reads format {FORMAT}. Make the report again."
+            raise ConfigError(msg)
+        unknown = sorted(content.keys() - {entry.name for entry in fields(cls)})
+        if unknown:
+            msg = f"report.json has keys that a report does not have: {', '.join(unknown)}."
+            raise ConfigError(msg)
+        content["sqnr_db"] = [
+            (layer, None if value is None else float(value)) for layer, value in content.get("sqnr_db", ())
+        ]
+        return cls(**content)
+
+    def has_numbers(self, section: str) -> bool:
+        """Say whether anything was measured for this section."""
+        value = getattr(self, section)
+        if section == "parity":
+            return bool(self.parity["codes_compared"])
+        if isinstance(value, Mapping):
+            return any(number is not None for number in value.values())
+        return bool(value)
+
+
+def _check_percentages(name: str, section: Mapping[str, Any]) -> None:
+    for key, percent in section.items():
+        if percent is not None and not 0 <= percent <= 100:
+            msg = f"Report: {name}.{key} must be a percentage in 0..100, got {percent}."
+            raise ConfigError(msg)
+
+
+def _check_measured_on(report: Report) -> None:
+    keys = sorted(set(MEASURED.values()))
+    unknown = sorted(set(report.measured_on) - set(keys))
+    if unknown:
+        msg = f"Report: measured_on has no section {', '.join(unknown)}; the sections are {', '.join(keys)}."
+        raise ConfigError(msg)
+    for name, key in MEASURED.items():
+        if not report.has_numbers(name):
+            continue
+        if not report.measured_on.get(key, "").strip():
+            msg = f"Report: {name} has numbers, but measured_on['{key}'] does not say on which images."
+            raise ConfigError(msg)
+        if name in QUALITY:
+            _check_held_out(name, report.measured_on[key], report.calibration_set)
+
+
+def _check_held_out(name: str, measured_on: str, calibration_set: str) -> None:
+    if not calibration_set.strip():
+        msg = f"Report: {name} has numbers, so calibration_set must say which images the student was calibrated on."
+        raise ConfigError(msg)
+    if _same_words(measured_on, calibration_set):
+        msg = f"Report: {name} was measured on the calibration set itself ({calibration_set}), "
+        msg += "which says nothing about other images. Measure on held-out images, or leave the figure out."
+        raise ConfigError(msg)
+
+
+def _same_words(left: str, right: str) -> bool:
+    return left.casefold().split() == right.casefold().split()
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - anything in, JSON out
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(entry) for entry in value]
+    if callable(getattr(value, "tolist", None)):  # numpy numbers and arrays, torch tensors
+        return _plain(value.tolist())
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: object) -> bool | int | float | str | None:
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)  # a report is written after hours of work: an odd value must not lose it

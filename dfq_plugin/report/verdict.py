@@ -1,0 +1,86 @@
+"""The answer in a few sentences: does it run on integers, is that proven, how good, how small, how fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dfq_plugin.report.content import Report
+from dfq_plugin.wording import say_count, say_percent, say_points, say_ratio
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to think of a result.
+
+    Attributes:
+        level: ``pass``: every quantized layer runs on integers and that is proven; ``warn``: it is not known, or
+            nothing was compared; ``fail``: a quantized layer runs in float, or a code differs from the integer
+            reference; ``unknown``: the exported file was not examined.
+        headline: The proof in one sentence.
+        sentences: Quality, size and speed, as far as they were measured.
+    """
+
+    level: Literal["pass", "warn", "fail", "unknown"]
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def judge(report: Report) -> Verdict:
+    """Put a report into words."""
+    return Verdict(level=_level(report), headline=f"{_kernels(report)}{_proof(report)}.", sentences=_sentences(report))
+
+
+def _level(report: Report) -> Literal["pass", "warn", "fail", "unknown"]:
+    census, parity = report.census, report.parity
+    asked = census.get("products_asked", 0)
+    in_float = asked - min(asked, census.get("products_integer", 0))
+    if parity["mismatches"] or parity.get("logits_equal") is False or in_float:
+        return "fail"
+    if not census["integer"] + census["float"]:
+        return "unknown"
+    # Without a count of the quantized layers, an operator in float may be one of them.
+    return "warn" if not parity["codes_compared"] or (census["float"] and not asked) else "pass"
+
+
+def _kernels(report: Report) -> str:
+    integer, in_float = report.census["integer"], report.census["float"]
+    if not integer + in_float:
+        return "The exported file was not examined"
+    if asked := report.census.get("products_asked", 0):
+        running = min(asked, report.census.get("products_integer", 0))
+        others = in_float - (asked - running)
+        rest = f", {say_count(others)} other operator{'s' if others > 1 else ''} in float" if others > 0 else ""
+        return f"{_share(running, asked)} quantized layers run on integer kernels{rest}"
+    return f"{_share(integer, integer + in_float)} operators run on integer kernels"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"All {say_count(whole)}" if part == whole else f"{say_count(part)} of {say_count(whole)}"
+
+
+def _proof(report: Report) -> str:
+    compared, mismatches = report.parity["codes_compared"], report.parity["mismatches"]
+    if not compared:
+        return "; their results were not compared" if report.census["integer"] else ""
+    return f", {say_count(compared)} codes compared, {say_count(mismatches)} mismatch{'es' if mismatches != 1 else ''}"
+
+
+def _sentences(report: Report) -> tuple[str, ...]:
+    found = []
+    teacher, onnx = report.accuracy["teacher"], report.accuracy["onnx"]
+    if onnx is not None:
+        against = f", {say_points(onnx - teacher)} against the teacher" if teacher is not None else ""
+        found.append(f"Top-1 accuracy {say_percent(onnx)}{against} ({report.measured_on['accuracy']}).")
+    agreement = report.agreement["onnx"]
+    if agreement is not None:
+        images = report.measured_on["agreement"]
+        found.append(f"Chooses the teacher's class on {say_percent(agreement)} of the images ({images}).")
+    size, latency = report.size_bytes, report.latency_ms
+    if size["float"] and size["integer"]:
+        found.append(f"{say_ratio(size['float'], size['integer'])} smaller than the float file.")
+    if latency["float"] and latency["integer"]:
+        ratio = latency["float"] / latency["integer"]
+        change = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+        found.append(f"{change} than the float file ({report.measured_on['latency_ms']}).")
+    return tuple(found)

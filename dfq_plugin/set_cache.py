@@ -1,0 +1,108 @@
+"""Synthetic sets that were made before: the same request twice costs one generation."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from dfq_plugin.config import CalibrationSettings
+from dfq_plugin.errors import InputError
+from dfq_plugin.providers.base import GenerationRequest, Provider, checkpoint_folder, find_problem, request_key
+from dfq_plugin.providers.registry import build_provider
+from dfq_plugin.synthetic_set import SyntheticSet
+from dfq_plugin.teacher import ModelFacts, Teacher
+
+logger = logging.getLogger("nncf.dfq_plugin.synthesize")
+
+
+def synthesize(settings: CalibrationSettings, teacher: Teacher) -> SyntheticSet:
+    """Make the synthetic set that the config asks for, or take it from the cache.
+
+    Raises:
+        ConfigError: the provider or one of its settings does not exist.
+        UnsupportedModelError: the provider cannot use this teacher.
+    """
+    provider = build_provider(settings.provider, settings.params)
+    request = GenerationRequest(settings.num_samples, settings.seed)
+    return generate_cached(provider, teacher.network, teacher.facts, request, cache=settings.cache)[0]
+
+
+def generate_cached(
+    provider: Provider,
+    teacher: nn.Module,
+    facts: ModelFacts,
+    request: GenerationRequest,
+    *,
+    cache: bool,
+    root: Path | None = None,
+) -> tuple[SyntheticSet, bool]:
+    """Make a synthetic set, or take the one that the same request has made before.
+
+    The request is the same when teacher, input shape, provider (with its settings and revision), seed and number of
+    images are. A generation that was killed goes on where it stopped. Processes may share the folder.
+
+    Args:
+        provider: The method with its settings.
+        teacher: The float network.
+        facts: Its facts.
+        request: How many images, from which seed.
+        cache: False makes the set anew and keeps nothing.
+        root: Folder of the cache; None for ``DFQ_CACHE_DIR`` or else the user's cache folder.
+
+    Returns:
+        The set, and whether it came from the cache.
+    """
+    if not cache or not provider.cacheable:
+        return provider(teacher, facts, request), False
+    folder = default_root() if root is None else root
+    file = folder / f"{request_key(provider, facts, request)}.safetensors"
+    found = _read(file, facts, request)
+    if found is not None:
+        logger.info("Synthetic set of %d images by '%s' taken from %s", len(found), provider.name, file)
+        return found, True
+    if request.checkpoint_folder is None:
+        request = replace(request, checkpoint_folder=folder / "parts")
+    made = provider(teacher, facts, request)
+    try:
+        made.save(file)
+    except OSError as error:
+        logger.warning("The synthetic set is not kept in the cache: %s", error)
+    parts = checkpoint_folder(provider, facts, request)
+    if parts is not None:
+        shutil.rmtree(parts, ignore_errors=True)
+    return made, False
+
+
+def default_root() -> Path:
+    """Give the folder of the cache: ``DFQ_CACHE_DIR``, or ``dfq_plugin/sets`` in the user's cache folder."""
+    if chosen := os.environ.get("DFQ_CACHE_DIR"):
+        return Path(chosen).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "dfq_plugin" / "sets"
+
+
+def _read(file: Path, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet | None:
+    if not file.is_file():
+        return None
+    try:
+        found = SyntheticSet.load(file)
+    except InputError as error:
+        logger.warning("The synthetic set in the cache is made again: %s", error)
+        return None
+    problem = find_problem(found, facts, request)
+    if problem:
+        logger.warning("The synthetic set in the cache is made again: %s holds %s", file, problem)
+        return None
+    return found

@@ -1,0 +1,117 @@
+"""Single stages for the command line: each reads what the one before it left in the output folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dfq_plugin import export, finetuning, quantization, validation
+from dfq_plugin.config import Config
+from dfq_plugin.errors import InputError
+from dfq_plugin.files import make_output_folder
+from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, proven
+from dfq_plugin.report import Report, write_report
+from dfq_plugin.set_cache import synthesize
+from dfq_plugin.student import Student
+from dfq_plugin.summary import file_metadata
+from dfq_plugin.synthetic_set import SyntheticSet
+from dfq_plugin.teacher import Teacher, load_teacher
+
+Result = dict[str, Any]
+
+
+class Job:
+    """A config with what its output folder already holds, loaded when first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.output: Path = make_output_folder(config.output_dir)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The float network with its facts."""
+        return load_teacher(self.config.model, self.config.input_shape)
+
+    @cached_property
+    def synthetic(self) -> SyntheticSet:
+        """The set in the output folder, made first when there is none."""
+        path = self.output / SYNTHETIC
+        if path.exists():
+            return SyntheticSet.load(path)
+        made = synthesize(self.config.calibration, self.teacher)
+        made.save(path)
+        return made
+
+    @cached_property
+    def student(self) -> Student:
+        """The student in the output folder."""
+        return quantization.load_student(self.output / STUDENT, self.teacher.network)
+
+    def require(self, name: str, verb: str) -> Path:
+        """The path of a file in the output folder.
+
+        Raises:
+            InputError: it is not there yet.
+        """
+        path = self.output / name
+        if not path.exists():
+            msg = f"{path} does not exist; run `dfq {verb}` with the same config first."
+            raise InputError(msg)
+        return path
+
+
+def _generate(job: Job) -> Result:
+    synthetic = synthesize(job.config.calibration, job.teacher)
+    synthetic.save(job.output / SYNTHETIC)
+    return {"synthetic": str(job.output / SYNTHETIC), "images": len(synthetic), "provider": synthetic.provenance.provider}
+
+
+def _quantize(job: Job) -> Result:
+    student = quantization.quantize(job.teacher.network, job.synthetic, job.config.quantize)
+    quantization.save_student(student, job.output / STUDENT)
+    return {"student": str(job.output / STUDENT), "quantizers": len(student.sites)}
+
+
+def _finetune(job: Job) -> Result:
+    history = finetuning.finetune(job.teacher.network, job.student, job.synthetic, job.config.finetune)
+    quantization.save_student(job.student, job.output / STUDENT)
+    return {"student": str(job.output / STUDENT), "losses": list(history.losses)}
+
+
+def _export(job: Job) -> Result:
+    metadata = file_metadata(job.synthetic, job.student)
+    exported = export.export_onnx(job.student, job.output / MODEL, job.config.export, metadata)
+    return {"model": str(exported.path), "size_bytes": exported.size_bytes}
+
+
+def _validate(job: Job) -> Result:
+    path = job.require(MODEL, "export")
+    with proven(job.output) as candidate, tempfile.TemporaryDirectory() as scratch:
+        path.replace(candidate)
+        plain = Path(scratch) / "float.onnx"
+        export.export_float(job.teacher.network, job.config.input_shape, plain, job.config.export)
+        verdict = validation.validate(candidate, job.student, job.synthetic.images, job.config.validation, plain)
+    return {"model": str(path), **asdict(verdict)}
+
+
+def _report(job: Job) -> Result:
+    path = job.require("report.json", "run")
+    report = Report.from_json(json.loads(path.read_text()))
+    facts = job.teacher.facts
+    written = write_report(report, job.output, job.synthetic.images, facts.mean, facts.std)
+    return {"report": str(written.html or written.markdown)}
+
+
+STAGES: dict[str, Callable[[Job], Result]] = {
+    "generate": _generate,
+    "quantize": _quantize,
+    "finetune": _finetune,
+    "export": _export,
+    "validate": _validate,
+    "report": _report,
+}

@@ -1,0 +1,51 @@
+"""What every provider that optimises pixels has in common: its settings, and that it needs BatchNorm."""
+
+from __future__ import annotations
+
+import pydantic
+
+from dfq_plugin.errors import ConfigError, UnsupportedModelError
+from dfq_plugin.providers.base import Provider
+from dfq_plugin.synthesis.pixels import PixelSettings, reduce_on_plateau
+from dfq_plugin.teacher import ModelFacts
+
+
+class PixelProvider(Provider):
+    """A provider that matches BatchNorm statistics by Adam steps on pixels; the methods below it give the defaults.
+
+    Attributes:
+        steps: Adam steps per batch.
+        learning_rate: Step size at the start, in units of normalised intensity.
+        batch_size: Images optimised together.
+        patience: Steps without improvement before the step size is divided by ten.
+        min_learning_rate: Floor below which the step size is not reduced.
+    """
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    patience: int
+    min_learning_rate: float
+
+    @pydantic.model_validator(mode="after")
+    def _check_learning_rates(self) -> PixelProvider:
+        if self.min_learning_rate > self.learning_rate:
+            msg = (
+                f"min_learning_rate ({self.min_learning_rate:g}) is above learning_rate ({self.learning_rate:g}); "
+                "lower the one or raise the other"
+            )
+            raise ConfigError(msg)
+        return self
+
+    def requires(self, facts: ModelFacts) -> None:
+        if not facts.batchnorm_layers:
+            msg = (
+                f"Provider '{self.name}' matches the statistics stored in BatchNorm layers, and this teacher runs none "
+                "(were they folded into the convolutions?); the providers 'noise' and 'folder' work without."
+            )
+            raise UnsupportedModelError(msg)
+
+    def pixel_settings(self) -> PixelSettings:
+        """Say how the pixels are optimised."""
+        rule = reduce_on_plateau(self.patience, self.min_learning_rate)
+        return PixelSettings(self.name, self.steps, self.batch_size, self.learning_rate, rule)

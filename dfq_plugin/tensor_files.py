@@ -1,0 +1,58 @@
+"""Tensors on disk: safetensors files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from dfq_plugin.errors import InputError
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file under a temporary name, then rename it, so that no reader ever sees half a file.
+
+    Args:
+        path: The file to write; missing parent folders are made.
+        tensors: What to write; tensors may be on any device and need not be contiguous.
+        metadata: Text stored in the head of the file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Each tensor gets memory of its own: the format refuses those that share it, as slices of one tensor do.
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+        metadata=dict(metadata or {}),
+    )
+    # The process number and the random part keep two writers of one file from sharing a temporary name.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read every tensor (on the CPU) and the metadata of a safetensors file.
+
+    Raises:
+        InputError: The file is missing, or is not a whole safetensors file.
+    """
+    if not path.is_file():
+        msg = f"There is no file {path}."
+        raise InputError(msg)
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            return tensors, dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        msg = f"{path} cannot be read as a safetensors file ({error}); it may be cut off or of another format."
+        raise InputError(msg) from error

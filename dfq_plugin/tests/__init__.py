@@ -1,0 +1,1 @@
+"""Unit tests, in the same tree as the package."""

@@ -1,0 +1,37 @@
+"""The model card."""
+
+from __future__ import annotations
+
+from dfq_plugin.report import Report
+from dfq_plugin.report.markdown import count_bits, render_markdown
+from dfq_plugin.tests.report.samples import full_report
+
+
+def test_holds_every_figure_with_its_source() -> None:
+    card = render_markdown(full_report())
+    assert card.startswith("# timm:tiny, W4A4\n\n**All 52 operators run on integer kernels")
+    assert "| ONNX file | 70.25 % | 89.50 % |" in card
+    assert "Accuracy measured on: 500 images of folder:photos" in card
+    assert "Latency measured on: one thread, batch 1" in card
+    assert "| integer | 1.0 KiB | 4.00 ms |" in card
+    assert "| ratio | 4.00x | 2.50x |" in card
+    assert "| calibrated on | 256 synthetic images by intraq, seed 0 |" in card
+    assert "| time | 1 min 40 s |" in card
+    assert "- One note." in card
+
+
+def test_leaves_sections_out_when_they_are_empty() -> None:
+    card = render_markdown(Report(model="m"))
+    assert "Quality" not in card
+    assert "Bits" not in card
+    assert "Notes" not in card
+
+
+def test_lists_float_operators_with_their_reasons() -> None:
+    node = {"name": "a|b", "op_type": "Softmax", "reason": "not <exact>\non integers"}
+    card = render_markdown(full_report(census={"integer": 1, "float": 1, "float_nodes": [node]}))
+    assert "| a\\|b | Softmax | not &lt;exact> on integers |" in card
+
+
+def test_bits_are_counted_by_kind_and_applied_bits() -> None:
+    assert count_bits(full_report()) == [(("activation", 4), 1), (("weight", 4), 1), (("weight", 8), 1)]

@@ -1,0 +1,54 @@
+"""Sessions of onnxruntime, set up the same way everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from dfq_plugin.errors import ValidationError
+
+
+def open_session(
+    model: str | Path | bytes, *, threads: int | None = None, optimized_path: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """Load a model at full optimisation on the CPU, as a deployment would.
+
+    Args:
+        model: a file, or a serialised model.
+        threads: fixed number of threads; None leaves the choice to onnxruntime.
+        optimized_path: where to write the graph that is really run.
+
+    Raises:
+        ValidationError: onnxruntime refuses the model; its message is repeated.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions derive straight from Exception, one class a status code
+        name = "the model" if isinstance(model, bytes) else str(model)
+        msg = f"onnxruntime cannot load {name}: {error}"
+        raise ValidationError(msg) from error
+
+
+def run(session: onnxruntime.InferenceSession, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
+    """Every output for ``images``, (N, C, H, W)."""
+    outputs: list[npt.NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: images})
+    return outputs
+
+
+def load_proto(path: str | Path) -> onnx.ModelProto:
+    """The model in a file, external data included."""
+    return onnx.load(str(path))
