@@ -114,6 +114,10 @@ class TestFindClassCount:
         weights = {**tiny_teacher(num_classes=9).state_dict(), "conv1.weight": torch.zeros(8, 3, 5, 5)}
         assert find_class_count(tiny_teacher(), weights) is None
 
+    def test_gives_none_when_the_features_differ_too(self) -> None:
+        weights = {**_weights(), "fc.weight": torch.zeros(9, 15), "fc.bias": torch.zeros(9)}
+        assert find_class_count(tiny_teacher(), weights) is None
+
     def test_gives_none_when_counts_disagree(self) -> None:
         weights = {**_weights(), "fc.weight": torch.zeros(9, 16), "fc.bias": torch.zeros(8)}
         assert find_class_count(tiny_teacher(), weights) is None

@@ -17,7 +17,7 @@ def test_frozen_gives_eval_mode_without_gradients_and_puts_mixed_modes_and_flags
     network = tiny_teacher().train()
     bn1, fc = network.get_submodule("bn1"), network.get_submodule("fc")
     bn1.eval()
-    fc.get_parameter("bias").requires_grad_(requires_grad=False)
+    fc.get_parameter("bias").requires_grad_(False)
     modes = [module.training for module in network.modules()]
     flags = [parameter.requires_grad for parameter in network.parameters()]
     with frozen(network):

@@ -62,8 +62,9 @@ class TestBar:
 
     def test_is_shared_by_loops_inside_loops(self, capsys: pytest.CaptureFixture[str]) -> None:
         for _ in track(2, "Outer"):
+            shared = track._shared
             for _ in track(3, "Inner"):
-                pass
+                assert track._shared is shared is not None
         assert "Inner" in capsys.readouterr().err
         assert track._shared is None
 

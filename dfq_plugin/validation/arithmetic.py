@@ -98,6 +98,10 @@ class Pooled:
         multiplier = np.float32(self.step / (step * np.float32(self.count)))
         return _saturate(np.rint(self.total.astype(np.float32) * multiplier) + zero, 0)
 
+    def reshape(self, shape: Sequence[int]) -> Pooled:
+        """The same averages in another shape."""
+        return Pooled(self.total.reshape(shape), self.count, self.step)
+
 
 def convolve(
     images: Codes, weight: Codes, bias: Codes | None, *, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int], group: int

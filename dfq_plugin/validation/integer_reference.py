@@ -104,6 +104,18 @@ def _rule(*op_types: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def _movement(*op_types: str) -> Callable[[Rule], Rule]:
+    """A rule that only moves numbers: codes, images and constants, but no sum that waits to be requantized."""
+
+    def register(function: Rule) -> Rule:
+        def on_arrays(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
+            return function(inputs, attributes) if isinstance(inputs[0], np.ndarray) else UNKNOWN
+
+        return _rule(*op_types)(on_arrays)
+
+    return register
+
+
 @_rule("QuantizeLinear")
 def _quantize(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
     values, step, zero = inputs
@@ -113,14 +125,16 @@ def _quantize(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
 
 
 @_rule("DequantizeLinear")
-def _dequantize(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
+def _dequantize(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
     codes, step, zero = inputs
-    shape = [-1] + [1] * (codes.ndim - 1)
-    weight_like = np.size(zero) > 1
-    return Codes(codes, step, zero.reshape(shape) if weight_like else zero)
+    if np.size(zero) > 1:
+        shape = [1] * codes.ndim
+        shape[attributes.get("axis", 1)] = -1
+        zero = zero.reshape(shape)
+    return Codes(codes, step, zero)
 
 
-@_rule("Cast")
+@_movement("Cast")
 def _cast(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
     return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
 
@@ -128,7 +142,7 @@ def _cast(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
 @_rule("Clip")
 def _clip(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
     values, low, high = inputs
-    return np.clip(values, low, high) if isinstance(values, np.ndarray) and values.dtype == np.uint8 else UNKNOWN
+    return np.clip(values, low, high) if _are_codes(values) else UNKNOWN
 
 
 @_rule("Relu")
@@ -174,7 +188,7 @@ def _global_pool(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
 @_rule("MaxPool")
 def _max_pool(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
     codes, kernel = inputs[0], attributes["kernel_shape"]
-    if not isinstance(codes, np.ndarray) or len(kernel) != 2 or attributes.get("ceil_mode", 0):
+    if not _are_codes(codes) or len(kernel) != 2 or attributes.get("ceil_mode", 0):
         return UNKNOWN
     top, left, bottom, right = attributes.get("pads", [0] * 4)
     padded = F.pad(torch.from_numpy(codes.astype(np.float32)), [left, right, top, bottom])  # codes are >= 0
@@ -184,22 +198,25 @@ def _max_pool(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: AN
 
 @_rule("Reshape")
 def _reshape(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    codes, shape = inputs
+    values, shape = inputs
+    if not isinstance(values, np.ndarray | Pooled):
+        return UNKNOWN
+    before = values.total.shape if isinstance(values, Pooled) else values.shape
     keep = not attributes.get("allowzero", 0)
-    return codes.reshape([codes.shape[i] if size == 0 and keep else size for i, size in enumerate(shape)])
+    return values.reshape([before[i] if size == 0 and keep else int(size) for i, size in enumerate(shape)])
 
 
-@_rule("Transpose")
+@_movement("Transpose")
 def _transpose(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
     return inputs[0].transpose(attributes.get("perm"))
 
 
-@_rule("Squeeze")
+@_movement("Squeeze")
 def _squeeze(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
     return np.squeeze(inputs[0], tuple(inputs[1]) if len(inputs) > 1 else None)
 
 
-@_rule("Unsqueeze")
+@_movement("Unsqueeze")
 def _unsqueeze(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
     return np.expand_dims(inputs[0], tuple(inputs[1]))
 
@@ -209,7 +226,7 @@ def _identity(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
     return inputs[0]
 
 
-@_rule("Slice")
+@_movement("Slice")
 def _slice(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
     codes, starts, ends = inputs[:3]
     axes = inputs[3] if len(inputs) > 3 else range(len(starts))
@@ -220,7 +237,7 @@ def _slice(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
     return codes[tuple(cut)]
 
 
-@_rule("Pad")
+@_movement("Pad")
 def _pad(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
     codes, amounts = inputs[:2]
     if attributes.get("mode", b"constant") != b"constant" or len(inputs) > 3:
@@ -228,6 +245,10 @@ def _pad(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
     half = len(amounts) // 2
     widths = [(int(amounts[axis]), int(amounts[axis + half])) for axis in range(half)]
     return np.pad(codes, widths, constant_values=inputs[2] if len(inputs) > 2 else 0)
+
+
+def _are_codes(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8
 
 
 def open_reference(model: onnx.ModelProto) -> IntegerReference:

@@ -20,7 +20,7 @@ from dfq_plugin.teacher import ModelFacts, read_facts
 from dfq_plugin.testing import tiny_teacher
 
 REQUEST = GenerationRequest(num_samples=2, seed=0)
-Action = Callable[[nn.Module], None]
+Action = Callable[[Any], object]
 
 
 class Scripted(Provider):
@@ -29,7 +29,7 @@ class Scripted(Provider):
     name: ClassVar[str] = "scripted"
     paper: ClassVar[str] = ""
     needs: ClassVar[str] = "nothing"
-    action: ClassVar[Action] = staticmethod(lambda _teacher: None)
+    actions: ClassVar[list[Action]] = []
     changes: ClassVar[dict[str, Any]] = {}
 
     steps: int = cited(5, "paper, Sec. 1", "Steps.", ge=1)
@@ -41,15 +41,14 @@ class Scripted(Provider):
             raise UnsupportedModelError(msg)
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
-        self.action(teacher)
+        for action in self.actions:
+            action(teacher)
         content = {"images": torch.zeros(2, 3, 8, 8), "labels": None, "soft_labels": None, **self.changes}
         return SyntheticSet(**content, provenance=self.provenance(facts, request))
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, teacher: nn.Module, action: Action = lambda _: None, **changes: Any
-) -> SyntheticSet:
-    monkeypatch.setattr(Scripted, "action", staticmethod(action))
+def run(monkeypatch: pytest.MonkeyPatch, teacher: nn.Module, *actions: Action, **changes: Any) -> SyntheticSet:
+    monkeypatch.setattr(Scripted, "actions", actions)
     monkeypatch.setattr(Scripted, "changes", changes)
     return Scripted()(teacher, read_facts(teacher, (3, 8, 8)), REQUEST)
 

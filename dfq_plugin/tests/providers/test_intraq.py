@@ -226,6 +226,17 @@ class TestLocalObjectReinforcement:
         seen = batch["loss.batchnorm"]
         assert seen[-10:].mean() < 0.3 * seen[:3].mean()
 
+    def test_crops_lie_channels_last_on_the_cpu(self) -> None:
+        teacher, layouts = tiny_teacher(), []
+        facts = read_facts(teacher, SHAPE)
+
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+        teacher.register_forward_pre_hook(look)
+        IntraQ(steps=4, augment_probability=1.0)(teacher, facts, GenerationRequest(4, 0))
+        assert layouts == [True] * 4
+
     def test_every_step_draws_anew_for_every_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = self.crops_of(IntraQ(steps=10, augment_probability=1.0), monkeypatch)
         assert len({tuple(crops.left.tolist() + crops.width.tolist()) for crops in seen}) == 10

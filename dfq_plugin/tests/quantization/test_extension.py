@@ -26,16 +26,15 @@ def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What is logged at INFO and above."""
-    monkeypatch.setattr(logging.getLogger("nncf"), "propagate", True)
-    caplog.set_level(logging.INFO, logger="nncf.dfq_plugin.quantize")
     said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    extension.logger.addHandler(handler)
+    listener = logging.Handler(logging.INFO)
+    monkeypatch.setattr(listener, "emit", lambda record: said.append(record.getMessage()))
+    monkeypatch.setattr(extension.logger, "handlers", [listener])
+    extension.logger.setLevel(logging.INFO)
     yield said
-    extension.logger.removeHandler(handler)
+    extension.logger.setLevel(logging.NOTSET)
 
 
 class Builder:

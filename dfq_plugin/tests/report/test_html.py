@@ -143,6 +143,11 @@ def test_applied_bits_stand_out_when_they_are_not_those_requested() -> None:
     assert html.count('class="right differs">8<') == 1
 
 
+def test_accuracy_is_set_against_the_teacher_twice() -> None:
+    words = page(full_report()).words
+    assert words.count("-4.75 points against the teacher") == 2
+
+
 def test_weakest_layers_come_first() -> None:
     words = page(full_report()).words
     assert words.index("12.2 dB") < words.index("20.5 dB") < words.index("exact")

@@ -78,6 +78,16 @@ class TestOptimisePixels:
 
         assert optimise(begin=begin, like=torch.zeros(1, dtype=torch.float64)).labels is None
 
+    def test_pixels_lie_channels_last_on_the_cpu(self) -> None:
+        def begin(batch: PixelBatch) -> PixelStart:
+            def objective(pixels: Tensor) -> Mapping[str, Tensor]:
+                assert pixels.is_contiguous(memory_format=torch.channels_last)  # about twice as fast
+                return {"loss": pixels.square().mean()}
+
+            return PixelStart(start(batch).pixels, objective)
+
+        assert len(optimise(begin=begin).images) == 10
+
     def test_what_the_method_prepared_is_not_written_to(self) -> None:
         prepared = torch.zeros(4, 1, 3, 3)  # one channel: every layout of it in memory is the same
         optimise(num_samples=4, begin=lambda _: PixelStart(prepared, towards(1.0)))
