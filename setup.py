@@ -51,6 +51,7 @@ setup(
         "json5>=0.9",
         "numpy>=1.26",
         "ninja>=1.11",
+        "filelock>=3.12",
     ],
     extras_require={
         "vision": VISION,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -65,7 +65,7 @@ def generate(
         num_samples: how many images.
         seed: the same seed gives the same images.
         params: the provider's own settings.
-        mean: per channel, of pixels in 0..1, as the network was trained with; needed by providers that read real images.
+        mean: per channel, of pixels in 0..1, as the network was trained with; providers that read real images need it.
         std: likewise.
         cache: take the set from the cache when the same request was made before.
 
@@ -93,7 +93,10 @@ def quantize(model: nn.Module, synthetic: SyntheticSet, **settings: Any) -> Stud
 
 
 def finetune(
-    model: nn.Module, student: Student, synthetic: SyntheticSet, **settings: Any  # noqa: ANN401 - checked fields
+    model: nn.Module,
+    student: Student,
+    synthetic: SyntheticSet,
+    **settings: Any,  # noqa: ANN401 - checked fields
 ) -> History:
     """Let the student learn from the network it was made from, in place.
 

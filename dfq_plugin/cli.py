@@ -18,7 +18,6 @@ from dfq_plugin.errors import DFQError
 
 if TYPE_CHECKING:
     from dfq_plugin.config import Config
-    from dfq_plugin.stages import Job
 
 INTERRUPTED = 130
 
@@ -56,19 +55,24 @@ def run(
 
             report = pipeline.run(settings)
         verdict = judge(report)
-        _print(report.to_json(), as_json, "\n".join([verdict.headline, *verdict.sentences, f"Report: {settings.output_dir}"]))
+        lines = [verdict.headline, *verdict.sentences, f"Report: {settings.output_dir}"]
+        _print(report.to_json(), as_json, "\n".join(lines))
 
 
 def _stage_command(verb: str, help_text: str) -> None:
     """Add one verb that runs one stage on what lies in the output folder."""
 
     def command(
-        config: ConfigFile, setting: Set = None, output: Output = None, as_json: AsJson = False, no_cache: NoCache = False
+        config: ConfigFile,
+        setting: Set = None,
+        output: Output = None,
+        as_json: AsJson = False,
+        no_cache: NoCache = False,
     ) -> None:
         with _guarded():
             settings = _load(config, setting, output, no_cache)
             with _quiet_stdout():
-                from dfq_plugin.stages import Job, STAGES  # noqa: PLC0415
+                from dfq_plugin.stages import STAGES, Job  # noqa: PLC0415
 
                 result = STAGES[verb](Job(settings))
             _print(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))

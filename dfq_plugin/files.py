@@ -13,7 +13,7 @@ from dfq_plugin.errors import InputError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it takes the place of ``path`` when the block ends well, else it is removed."""
+    """Give a temporary path to write to; it becomes ``path`` when the block ends well and is removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process number and the random part keep two writers of one file from sharing a temporary name.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")

@@ -42,18 +42,19 @@ def run(config: Config) -> Report:
     with clock.stage("synthesize"):
         synthetic = synthesize(config.calibration, teacher)
         synthetic.save(output / SYNTHETIC)
+        evidence = choose_evidence(config, teacher, synthetic.images)
     with clock.stage("quantize"):
-        student = quantization.quantize(teacher.network, synthetic, config.quantize)
+        student = quantization.quantize(teacher.network, synthetic, config.quantize, config.target_device)
     with clock.stage("finetune"):
         history = finetuning.finetune(teacher.network, student, synthetic, config.finetune)
         quantization.save_student(student, output / STUDENT)
     with proven(output) as candidate, tempfile.TemporaryDirectory() as scratch:
         with clock.stage("export"):
             export.export_onnx(student, candidate, config.export, file_metadata(synthetic, student))
-            plain = export.export_float(teacher.network, config.input_shape, Path(scratch) / "float.onnx", config.export)
+            float_path = Path(scratch) / "float.onnx"
+            plain = export.export_float(teacher.network, config.input_shape, float_path, config.export)
         with clock.stage("validate"):
             verdict = validation.validate(candidate, student, synthetic.images, config.validation, plain.path)
-            evidence = choose_evidence(config, teacher)
             quality = validation.assess(candidate, student, teacher.network, evidence) if evidence else {}
     with clock.stage("report"):
         report = build_report(
@@ -67,15 +68,18 @@ def run(config: Config) -> Report:
 def proven(output: Path) -> Iterator[Path]:
     """Give a path to export to; the file becomes ``model.onnx`` only when the block ends well.
 
-    A file that fails validation is kept under a name that says so.
+    A file that fails validation is kept under a name that says so, and no ``model.onnx`` is left beside it.
     """
     candidate = output / ".model.candidate.onnx"
     try:
         yield candidate
-    except ValidationError:
-        if candidate.exists():
-            candidate.replace(output / REJECTED)
-        raise
+    except ValidationError as error:
+        (output / MODEL).unlink(missing_ok=True)
+        if not candidate.exists():
+            raise
+        candidate.replace(output / REJECTED)
+        msg = str(error).replace(str(candidate), str(output / REJECTED))
+        raise ValidationError(msg) from error
     else:
         candidate.replace(output / MODEL)
         (output / REJECTED).unlink(missing_ok=True)

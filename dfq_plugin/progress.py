@@ -58,7 +58,7 @@ class track(Generic[Item]):  # noqa: N801 - reads as the function that it is to 
 
     def __enter__(self) -> track[Item]:
         self._started = time.monotonic()
-        if _on_terminal():
+        if on_terminal():
             if track._shared is None:
                 track._shared = self._owned = _make_display()
                 self._owned.start()
@@ -94,7 +94,8 @@ class track(Generic[Item]):  # noqa: N801 - reads as the function that it is to 
                 self.advance()
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
+    """Whether bars are drawn: someone watches standard error."""
     return sys.stderr.isatty() and not os.environ.get("CI")
 
 

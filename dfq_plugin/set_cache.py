@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import nn
 
 from dfq_plugin.config import CalibrationSettings
 from dfq_plugin.errors import InputError
+from dfq_plugin.machine import set_cache_folder
 from dfq_plugin.providers.base import GenerationRequest, Provider, checkpoint_folder, find_problem, request_key
 from dfq_plugin.providers.registry import build_provider
 from dfq_plugin.synthetic_set import SyntheticSet
@@ -60,7 +59,7 @@ def generate_cached(
     """
     if not cache or not provider.cacheable:
         return provider(teacher, facts, request), False
-    folder = default_root() if root is None else root
+    folder = set_cache_folder() if root is None else root
     file = folder / f"{request_key(provider, facts, request)}.safetensors"
     found = _read(file, facts, request)
     if found is not None:
@@ -77,20 +76,6 @@ def generate_cached(
     if parts is not None:
         shutil.rmtree(parts, ignore_errors=True)
     return made, False
-
-
-def default_root() -> Path:
-    """Give the folder of the cache: ``DFQ_CACHE_DIR``, or ``dfq_plugin/sets`` in the user's cache folder."""
-    if chosen := os.environ.get("DFQ_CACHE_DIR"):
-        return Path(chosen).expanduser()
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "dfq_plugin" / "sets"
 
 
 def _read(file: Path, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -68,11 +70,13 @@ class Job:
 def _generate(job: Job) -> Result:
     synthetic = synthesize(job.config.calibration, job.teacher)
     synthetic.save(job.output / SYNTHETIC)
-    return {"synthetic": str(job.output / SYNTHETIC), "images": len(synthetic), "provider": synthetic.provenance.provider}
+    provider = synthetic.provenance.provider
+    return {"synthetic": str(job.output / SYNTHETIC), "images": len(synthetic), "provider": provider}
 
 
 def _quantize(job: Job) -> Result:
-    student = quantization.quantize(job.teacher.network, job.synthetic, job.config.quantize)
+    config = job.config
+    student = quantization.quantize(job.teacher.network, job.synthetic, config.quantize, config.target_device)
     quantization.save_student(student, job.output / STUDENT)
     return {"student": str(job.output / STUDENT), "quantizers": len(student.sites)}
 
@@ -92,11 +96,12 @@ def _export(job: Job) -> Result:
 def _validate(job: Job) -> Result:
     path = job.require(MODEL, "export")
     with proven(job.output) as candidate, tempfile.TemporaryDirectory() as scratch:
-        path.replace(candidate)
+        shutil.copyfile(path, candidate)  # a copy: whatever breaks off here must not cost the model
         plain = Path(scratch) / "float.onnx"
         export.export_float(job.teacher.network, job.config.input_shape, plain, job.config.export)
         verdict = validation.validate(candidate, job.student, job.synthetic.images, job.config.validation, plain)
-    return {"model": str(path), **asdict(verdict)}
+    ratios = [[layer, "inf" if ratio == math.inf else ratio] for layer, ratio in verdict.sqnr_db]  # as in report.json
+    return {"model": str(path), **asdict(verdict), "sqnr_db": ratios}
 
 
 def _report(job: Job) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from dfq_plugin.errors import ExportError
 HOOKS = "__nncf_hooks"  # the submodule in which NNCF keeps its quantizers
 MAX_BIAS_CODE = 2**28  # leaves the int32 accumulator room for the products
 
+MIN_STEP = 1e-15  # NNCF adds 1e-16 to a range of zero, which would pass for a step
+
 
 @dataclass(frozen=True)
 class QuantizerSite:
@@ -22,10 +25,12 @@ class QuantizerSite:
     Attributes:
         name: NNCF's name of the hook that holds it, unique in the student.
         kind: what it quantizes.
-        layer: the operator whose weight it quantizes, or whose output (activations).
+        layer: the operator whose weight it quantizes, or whose output (activations; its input where the name of the
+            hook begins with ``pre_hooks``).
         readers: the operators that read the quantized tensor, rearranging operators looked through.
         multiplied: whether a convolution or matrix product reads it.
         is_input: whether it quantizes the network's input.
+        others: further operators at which the same quantizer stands, since NNCF gives the parts of a concatenation one.
     """
 
     name: str
@@ -34,6 +39,7 @@ class QuantizerSite:
     readers: tuple[str, ...]
     multiplied: bool
     is_input: bool = False
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,14 +117,17 @@ class Student(nn.Module):
             yield site, self.quantizer(site.name)
 
     def replace_quantizer(self, name: str, module: nn.Module) -> None:
-        """Put another module in the quantizer's place; the exporter does so on a copy."""
-        self.network.set_submodule(f"{HOOKS}.{name}", module)
+        """Put another module in the quantizer's place, in all of them where it has several; the exporter does so."""
+        quantizer = self.quantizer(name)
+        for path, child in list(self.network.named_modules(remove_duplicate=False)):
+            if child is quantizer:
+                self.network.set_submodule(path, module)
 
     def grid(self, site: QuantizerSite) -> Grid:
         """The integer grid the quantizer at that site rounds to.
 
         Raises:
-            ExportError: a step is zero, infinite or NaN.
+            ExportError: a step is zero, infinite or not a number.
         """
         return _read_grid(self.quantizer(site.name), site)
 
@@ -132,21 +141,26 @@ class Student(nn.Module):
 
         Integer kernels hold the bias on that grid; a student with float biases would differ from its own export by up
         to several percent of its codes. Steps of channels so small that the bias would not fit are raised first:
-        such weights are dead and stay zero.
+        such weights are dead and stay zero. A bias that several products add has no one grid and stays as it is.
         """
+        uses = Counter(layer.bias for layer in self.layers)
         for layer in self.layers:
             if layer.bias is None or layer.weight_quantizer is None or layer.input_quantizer is None:
                 continue
-            bias = self.network.get_parameter(layer.bias)
-            input_step = self.grid(self.site(layer.input_quantizer)).step.double()
-            self._raise_dead_steps(layer, bias.double().abs() / input_step)
-            step = input_step * self.grid(self.site(layer.weight_quantizer)).step.double()
-            bias.copy_(((bias.double() / step).round() * step).to(bias.dtype))
+            if uses[layer.bias] == 1:
+                bias = self.network.get_parameter(layer.bias)
+                input_step = self.grid(self.site(layer.input_quantizer)).step.double()
+                weight_site = self.site(layer.weight_quantizer)
+                self._raise_dead_steps(weight_site, bias.double().abs() / input_step)
+                weight_step = self.grid(weight_site).step.double()
+                # One for each channel of a group where a transposed convolution has groups, for all of them in turn.
+                step = input_step * weight_step.reshape(-1).repeat(len(bias) // weight_step.numel())
+                bias.copy_(((bias.double() / step).round() * step).to(bias.dtype))
 
-    def _raise_dead_steps(self, layer: ProductLayer, bias_over_input_step: Tensor) -> None:
-        site = self.site(str(layer.weight_quantizer))
+    def _raise_dead_steps(self, site: QuantizerSite, bias_over_input_step: Tensor) -> None:
+        """Raise weight steps at which the largest bias code, (channels,) over step, would be too large."""
         quantizer, step = self.quantizer(site.name), self.grid(site).step.double()
-        floor = bias_over_input_step / MAX_BIAS_CODE
+        floor = bias_over_input_step.reshape(-1, step.numel()).amax(dim=0) / MAX_BIAS_CODE
         if bool((step < floor).any()):
             grown = (floor / step).clamp(min=1.0).to(quantizer.scale.dtype)
             quantizer.scale.data.mul_(grown.reshape(quantizer.scale.shape))
@@ -157,7 +171,7 @@ def _read_grid(quantizer: Any, site: QuantizerSite) -> Grid:  # noqa: ANN401 - a
         low_edge, high_edge = (edge.detach().float() for edge in quantizer.get_input_low_input_high())
         step = (high_edge - low_edge) / (quantizer.levels - 1)
         zero_point = (-low_edge / step).round().long()
-    if not bool(torch.isfinite(step).all()) or bool((step <= 0).any()):
+    if not bool((torch.isfinite(step) & (step > MIN_STEP)).all()):
         msg = f"The {site.kind} quantizer at {site.layer} has step {step.min().item():g}; calibrate it on other images."
         raise ExportError(msg)
     offset = quantizer.level_low if site.kind == "weight" else 0

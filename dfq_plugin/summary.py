@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import cast
 
 from dfq_plugin.config import Config
 from dfq_plugin.finetuning import History
 from dfq_plugin.images import LabelledImages
-from dfq_plugin.report import Report
+from dfq_plugin.report import BitsRow, Census, Parity, Report
+from dfq_plugin.report.sections import Accuracy, AgainstTeacher, no_accuracy, no_comparison
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import Teacher
@@ -43,7 +45,7 @@ def file_metadata(synthetic: SyntheticSet, student: Student) -> dict[str, str]:
     }
 
 
-def build_report(
+def build_report(  # noqa: PLR0917 - one argument a stage
     config: Config,
     teacher: Teacher,
     synthetic: SyntheticSet,
@@ -64,15 +66,15 @@ def build_report(
     return Report(
         model=f"{config.model.source} ({config.model.weights or 'own weights'})",
         calibration_set=on_synthetic,
-        accuracy={name: quality[name].accuracy if quality else None for name in ("teacher", "student", "onnx")},
+        accuracy=_accuracy(quality),
         agreement=_against_teacher(quality, "agreement"),
         kl_nats=_against_teacher(quality, "kl"),
         logits_sqnr_db=_against_teacher(quality, "sqnr_db"),
-        census=asdict(verdict.census),
-        parity=asdict(verdict.parity),
-        latency_ms={"float": latency and latency.float_ms, "integer": latency and latency.integer_ms},
+        census=cast("Census", asdict(verdict.census)),
+        parity=cast("Parity", asdict(verdict.parity)),
+        latency_ms={"float": latency.float_ms if latency else None, "integer": latency.integer_ms if latency else None},
         size_bytes={"float": float_size_bytes, "integer": verdict.size_bytes},
-        bits=[asdict(entry) for entry in student.plan],
+        bits=[cast("BitsRow", asdict(entry)) for entry in student.plan],
         measured_on=measured,
         sqnr_db=verdict.sqnr_db,
         losses={"distillation": history.losses} if history.losses else {},
@@ -85,14 +87,26 @@ def build_report(
     )
 
 
-def _against_teacher(quality: Mapping[str, Quality], field: str) -> dict[str, float | None]:
-    return {name: getattr(quality[name], field) if quality else None for name in ("student", "onnx")}
+def _accuracy(quality: Mapping[str, Quality]) -> Accuracy:
+    if not quality:
+        return no_accuracy()
+    return {
+        "teacher": quality["teacher"].accuracy,
+        "student": quality["student"].accuracy,
+        "onnx": quality["onnx"].accuracy,
+    }
+
+
+def _against_teacher(quality: Mapping[str, Quality], field: str) -> AgainstTeacher:
+    if not quality:
+        return no_comparison()
+    return {"student": getattr(quality["student"], field), "onnx": getattr(quality["onnx"], field)}
 
 
 def _notes(config: Config, evidence: LabelledImages | None) -> Sequence[str]:
     notes = [f"{note.pointer}: {note.message}" for note in config.notes]
     if evidence is None:
-        notes.append("No images were given to measure quality on, and validate.held_out is 0.")
+        notes.append("Quality was not measured: there are no images but those of the calibration; set validate.images.")
     elif evidence.labels is None:
         notes.append("The images quality was measured on have no labels, so there is no accuracy, only agreement.")
     return notes

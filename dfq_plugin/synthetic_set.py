@@ -56,12 +56,15 @@ class SyntheticSet:
         labels: (N,) int64, or None.
         soft_labels: (N, num_classes) probabilities, or None.
         provenance: Where the set comes from.
+        pixel_range: Smallest and largest value that a real image can have in this input space, from the teacher's mean
+            and std; None when they are not known. Synthetic pixels may lie outside.
     """
 
     images: Tensor
     labels: Tensor | None
     soft_labels: Tensor | None
     provenance: Provenance
+    pixel_range: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -73,7 +76,8 @@ class SyntheticSet:
             tensors["labels"] = self.labels
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
-        write_tensors(Path(path), tensors, {"format": FORMAT, "provenance": json.dumps(asdict(self.provenance))})
+        metadata = {"format": FORMAT, "provenance": json.dumps(asdict(self.provenance))}
+        write_tensors(Path(path), tensors, metadata | {"pixel_range": json.dumps(self.pixel_range)})
 
     @classmethod
     def load(cls, path: str | Path) -> SyntheticSet:
@@ -88,10 +92,12 @@ class SyntheticSet:
             raise InputError(msg)
         try:
             provenance = Provenance(**json.loads(metadata["provenance"]))
+            pixel_range = json.loads(metadata.get("pixel_range", "null"))
         except (KeyError, TypeError, ValueError) as error:
             msg = f"The provenance stored in {path} cannot be read: {error}."
             raise InputError(msg) from error
-        return cls(tensors["images"], tensors.get("labels"), tensors.get("soft_labels"), provenance)
+        limits = None if pixel_range is None else (float(pixel_range[0]), float(pixel_range[1]))
+        return cls(tensors["images"], tensors.get("labels"), tensors.get("soft_labels"), provenance, limits)
 
     def to_nncf(
         self,

@@ -47,6 +47,15 @@ class ModelFacts:
     classifier: str | None
     digest: str
 
+    @property
+    def pixel_range(self) -> tuple[float, float] | None:
+        """Smallest and largest value of a normalised pixel, over all channels; None when mean or std is not known."""
+        if self.mean is None or self.std is None:
+            return None
+        black = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        white = [(1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True)]
+        return min(black), max(white)
+
 
 @dataclass(frozen=True)
 class Teacher:

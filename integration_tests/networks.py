@@ -32,7 +32,7 @@ class ResidualNetwork(nn.Module):
 
 
 class MobileNetwork(nn.Module):
-    """Depthwise convolutions with ReLU6, a linear bottleneck that is added to its input, and a mean over height and width."""
+    """Depthwise convolutions with ReLU6, a linear bottleneck added to its input, and a mean over height and width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def _trained_like(make: Callable[[], nn.Module]) -> nn.Module:
             norm.weight.add_(1.0)
             norm.momentum = None  # the plain average over all that passes, here one batch
         network.train()(images(64, seed=0))
-        last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+        *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear))
         mean = network.eval()(images(64, seed=0)).mean(dim=0)
         if last.bias is not None:
             last.bias.sub_(mean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dfq_plugin.config.loading import convert, explain, json_schema, load_config
+from dfq_plugin.config.loading import convert, explain, json_schema, load_config, read_section
 from dfq_plugin.config.schema import (
     CalibrationSettings,
     Config,
@@ -32,6 +32,7 @@ __all__ = [
     "legacy_name",
     "load_config",
     "match_scopes",
+    "read_section",
     "split_quantizer_scope",
     "translate_scope",
 ]

@@ -146,8 +146,8 @@ def _map_scopes(algorithm: Quantization, at: str, to: Statements) -> None:
         to.refuse(f"{at}/target_scopes", message)
     elif targets:
         wanted = "|".join(re.escape(translate_scope(scope)) for scope in targets)
-        # Operation names hold a slash; inputs and parameters do not, and stay out of it.
-        patterns.append(f"(?=.*/)(?!(?:{wanted})(?:/|$))")
+        # NNCF 3.x operation names end in a call number; inputs, and the NNCF 2.x form of the names, stay out of it.
+        patterns.append(rf"(?=.*/\d+$)(?!(?:{wanted})(?:/|$))")
         pointer = pointer if ignored else f"{at}/target_scopes"
     if names:
         to.map(("quantize", "ignored_scopes", "names"), names, pointer)

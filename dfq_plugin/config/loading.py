@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,9 +14,11 @@ from dfq_plugin.config.legacy import READERS, SCRIPT_KEYS, homes, note_defaults,
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
 from dfq_plugin.config.problems import describe_errors
 from dfq_plugin.config.reading import apply_override, parse_override, read_document
-from dfq_plugin.config.schema import Config, Note
+from dfq_plugin.config.schema import Config, Note, Settings
 from dfq_plugin.config.statements import Statements, flatten
 from dfq_plugin.errors import ConfigError
+
+Section = TypeVar("Section", bound=Settings)
 
 logger = logging.getLogger("nncf.dfq_plugin.config")
 
@@ -39,6 +41,24 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     _note_surplus_samples(config, statements)
     _log(statements.notes, label, len(origins))
     return config.with_history(origins, tuple(statements.notes))
+
+
+def read_section(section: type[Section], values: Mapping[str, Any]) -> Section:
+    """Check the settings of one section that were given as keyword arguments.
+
+    Args:
+        section: the class of the section, as in ``QuantizeSettings``.
+        values: its fields by name; those left out take their defaults.
+
+    Raises:
+        ConfigError: every problem found, each with the setting's name, its value and what is allowed.
+    """
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        lines = describe_errors(error, section.model_json_schema(), lambda path: ".".join(map(str, path)), {})
+        msg = "\n  ".join(lines)
+        raise ConfigError(msg) from error
 
 
 def convert(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:

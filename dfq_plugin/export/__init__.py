@@ -33,7 +33,10 @@ class Exported:
 
 
 def export_onnx(
-    student: Student, path: str | Path, settings: ExportSettings | None = None, metadata: Mapping[str, str] | None = None
+    student: Student,
+    path: str | Path,
+    settings: ExportSettings | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Exported:
     """Write a student as an ONNX file with QuantizeLinear and DequantizeLinear nodes.
 

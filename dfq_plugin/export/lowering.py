@@ -64,8 +64,8 @@ def _lower_weight(surgeon: Surgeon, marker: ir.Node, packing: Packing) -> None:
         order = attribute(readers_[0], "perm")
         codes, target = codes.transpose(order), readers_[0].outputs[0]
         axis = None if axis is None else list(order).index(axis)
-    stored = store_codes(surgeon, marker, codes, f"{layer}_weight", _bits(low, high), packing)
-    surgeon.replace(target, _dequantize(surgeon, marker, stored, step, axis, f"{layer}_weight"))
+    stored = store_codes(surgeon, marker, codes, f"{layer}_weight", bits=_bits(low, high), packing=packing)
+    surgeon.replace(target, _dequantize(surgeon, marker, stored, step, axis=axis, name=f"{layer}_weight"))
 
 
 def _bits(low: int, high: int) -> int:
@@ -73,9 +73,9 @@ def _bits(low: int, high: int) -> int:
 
 
 def _dequantize(
-    surgeon: Surgeon, where: ir.Node, codes: ir.Value, step: npt.NDArray[Any], axis: int | None, name: str
+    surgeon: Surgeon, where: ir.Node, codes: ir.Value, step: npt.NDArray[Any], *, axis: int | None, name: str
 ) -> ir.Value:
-    """codes * step, with zero point 0 of the codes' own type."""
+    """Codes * step, with zero point 0 of the codes' own type."""
     dtype = np.int32 if codes.dtype == ir.DataType.INT32 else np.int8
     scale = surgeon.constant(f"{name}_step", step.astype(np.float32))
     zero = surgeon.constant(f"{name}_zero", np.zeros(step.shape, dtype=dtype))
@@ -97,7 +97,7 @@ def _lower_activation(surgeon: Surgeon, marker: ir.Node) -> None:
     top = min(top, limit)
     scale = surgeon.constant(f"{layer}_step", scalar(step.item(), np.float32))
     zero_point = surgeon.constant(f"{layer}_zero", scalar(int(zero), np.uint8))
-    uint8 = {"dtype": ir.DataType.UINT8, "shape": marker.outputs[0].shape}
+    uint8: dict[str, Any] = {"dtype": ir.DataType.UINT8, "shape": marker.outputs[0].shape}
     codes = surgeon.insert(marker, "QuantizeLinear", [source, scale, zero_point], name=f"{layer}_codes", **uint8)
     if top < UINT8_MAX:
         bounds = [surgeon.constant(f"code_{bound}", scalar(bound, np.uint8)) for bound in (0, top)]
@@ -113,9 +113,7 @@ def _lower_activation(surgeon: Surgeon, marker: ir.Node) -> None:
     surgeon.replace(marker.outputs[0], values)
 
 
-def _relu_for_clip(
-    surgeon: Surgeon, marker: ir.Node, source: ir.Value, step: float, zero: int
-) -> tuple[ir.Value, int]:
+def _relu_for_clip(surgeon: Surgeon, marker: ir.Node, source: ir.Value, step: float, zero: int) -> tuple[ir.Value, int]:
     """A ReLU6 in front of an unsigned quantizer becomes a Relu and a lower top code: a float Clip stays float.
 
     Returns:
@@ -138,9 +136,8 @@ def _sink_dequantizers(surgeon: Surgeon) -> None:
     queue = [node for node in surgeon.graph if node.op_type == "DequantizeLinear" and array_of(node.inputs[0]) is None]
     while queue:
         dequantizer = queue.pop()
-        for reader in readers(dequantizer.outputs[0]):
-            if _moves_codes(reader, dequantizer):
-                queue.append(_sink(surgeon, dequantizer, reader))
+        moving = [reader for reader in readers(dequantizer.outputs[0]) if _moves_codes(reader, dequantizer)]
+        queue.extend(_sink(surgeon, dequantizer, reader) for reader in moving)
     surgeon.remove_dead()
 
 
@@ -195,7 +192,7 @@ def _lower_bias(surgeon: Surgeon, node: ir.Node) -> None:
     name = str(node.inputs[2].name if node.inputs[2] is not None else node.name)
     axis = 0 if step.ndim else None
     stored = surgeon.constant(f"{name}_codes", codes.astype(np.int32))
-    node.replace_input_with(2, _dequantize(surgeon, node, stored, step, axis, f"{name}_values"))
+    node.replace_input_with(2, _dequantize(surgeon, node, stored, step, axis=axis, name=f"{name}_values"))
 
 
 def _assert_no_marker(model: ir.Model) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -24,11 +25,14 @@ MARKER = "QuantizeDequantize"
 class Marker(nn.Module):
     """Stands in for one quantizer while the student is traced."""
 
+    step: Tensor
+    zero_point: Tensor
+
     def __init__(self, grid: Grid, kind: str, layer: str) -> None:
         super().__init__()
         self.register_buffer("step", grid.step.clone())
         self.register_buffer("zero_point", grid.zero_point.clone())
-        self.attributes: dict[str, int | str] = {"low": grid.low, "high": grid.high, "kind": kind, "layer": layer}
+        self.attributes: dict[str, Any] = {"low": grid.low, "high": grid.high, "kind": kind, "layer": layer}
         if grid.axis is not None:
             self.attributes["axis"] = grid.axis
 

@@ -19,7 +19,7 @@ Packing = Literal["none", "int4"]
 
 
 def store_codes(
-    surgeon: Surgeon, where: ir.Node, codes: npt.NDArray[np.int8], name: str, bits: int, packing: Packing
+    surgeon: Surgeon, where: ir.Node, codes: npt.NDArray[np.int8], name: str, *, bits: int, packing: Packing
 ) -> ir.Value:
     """Store weight codes as an initializer and return the value that holds them as int8.
 

@@ -1,8 +1,8 @@
 """Rewrites of the traced float graph into the forms that have integer kernels; none changes a value.
 
-    ReduceMean over all of H, W  ->  GlobalAveragePool (+ Reshape): a mean has no integer kernel.
-    Flatten                      ->  Reshape: codes do not pass through Flatten.
-    constant zero Pad, then Conv ->  the convolution's own padding.
+ReduceMean over all of H, W  ->  GlobalAveragePool (+ Reshape): a mean has no integer kernel.
+Flatten                      ->  Reshape: codes do not pass through Flatten.
+constant zero Pad, then Conv ->  the convolution's own padding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def rewrite(surgeon: Surgeon) -> None:
         elif node.op_type == "Flatten":
             _flatten_to_reshape(surgeon, node)
         elif node.op_type == "Conv":
-            _absorb_pad(surgeon, node)
+            _absorb_pad(node)
     surgeon.remove_dead()
 
 
@@ -58,7 +58,7 @@ def _insert_reshape(
     )
 
 
-def _absorb_pad(surgeon: Surgeon, conv: ir.Node) -> None:
+def _absorb_pad(conv: ir.Node) -> None:
     pad = conv.inputs[0].producer() if conv.inputs[0] is not None else None
     if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", "constant") != "constant":
         return

@@ -126,7 +126,7 @@ class Provider(pydantic.BaseModel, ABC):
         if problem:
             msg = f"Provider '{self.name}' returned {problem}."
             raise ProviderContractError(msg)
-        return result
+        return replace(result, pixel_range=facts.pixel_range)
 
     def provenance(self, facts: ModelFacts, request: GenerationRequest) -> Provenance:
         """Say where a set made by this provider comes from."""

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from dfq_plugin.config import QuantizeSettings
+from dfq_plugin.network_state import untouched_random_state
 from dfq_plugin.quantization.bits import summarise
 from dfq_plugin.quantization.checkpoint import load_student, save_student
 from dfq_plugin.quantization.extension import ensure_extension
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.nncf_steps import run_pipeline
 from dfq_plugin.quantization.prepare import prepare
+from dfq_plugin.quantization.ranges import set_limits
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet
 
@@ -22,28 +24,50 @@ __all__ = ["load_student", "quantize", "save_student"]
 logger = logging.getLogger("nncf.dfq_plugin.quantize")
 
 
-def quantize(teacher: nn.Module, synthetic: SyntheticSet, settings: QuantizeSettings) -> Student:
+def quantize(
+    teacher: nn.Module, synthetic: SyntheticSet, settings: QuantizeSettings, target_device: str = "ANY"
+) -> Student:
     """Make a student: a BatchNorm-folded copy of the teacher, quantized on the synthetic set.
 
     Args:
-        teacher: the float network; never modified.
+        teacher: the float network; never modified. The student is made on its device.
         synthetic: calibration images in the teacher's normalised input space.
         settings: bits, placement and ranges.
+        target_device: whose layout of quantizers NNCF uses, "ANY", "CPU", "GPU" or "NPU".
 
     Returns:
         The student, in eval mode, its biases on the integer grid.
+
+    Raises:
+        ConfigError: an ignored scope or a bit override matches nothing in the network.
+        InputError: the network is not finite on the images, or one of its activations is zero on all of them.
+        UnsupportedModelError: the network has nothing that can be quantized.
     """
-    ensure_extension()
-    example = synthetic.images[:1]
     device = next(teacher.parameters()).device
-    network = prepare(teacher, example.to(device))
-    graph = OperatorGraph.trace(network, example.to(device))
-    dataset = synthetic.to_nncf(batch_size=settings.batch_size)
-    with torch.no_grad():
-        hooked, step = run_pipeline(network, graph, dataset, settings)
+    ensure_extension("cuda" if device.type == "cuda" else "cpu")
+    example = synthetic.images[:1].to(device)
+    network = prepare(teacher, example)
+    graph = OperatorGraph.trace(network, example)
+    dataset = synthetic.to_nncf(batch_size=settings.batch_size, device=device)
+    with untouched_random_state(teacher), torch.no_grad():
+        hooked, step = run_pipeline(network, graph, dataset, settings, target_device)
+    channels, height, width = synthetic.images.shape[1:]
     student = Student(
-        hooked, tuple(synthetic.images.shape[1:]), tuple(step.sites), tuple(step.layers), tuple(step.plan)
+        hooked.requires_grad_(requires_grad=False),
+        (channels, height, width),
+        tuple(step.sites),
+        tuple(step.layers),
+        tuple(step.plan),
     )
+    if synthetic.pixel_range is not None:
+        _cover_pixels(student, synthetic.pixel_range)
     student.snap_biases()
     logger.info("Bit plan:\n%s", summarise(student.plan))
     return student
+
+
+def _cover_pixels(student: Student, pixel_range: tuple[float, float]) -> None:
+    """Give the network's input the range that pixels really have: synthetic ones may lie far outside it or inside it."""
+    for site, quantizer in student.quantizers():
+        if site.is_input:
+            set_limits(quantizer, *pixel_range)

@@ -19,18 +19,27 @@ IMAGE_BITS = 8  # the network's input is an 8-bit image whatever the rest does
 
 
 def plan_bits(
-    sites: Sequence[QuantizerSite], layers: Sequence[ProductLayer], settings: QuantizeSettings
+    sites: Sequence[QuantizerSite],
+    layers: Sequence[ProductLayer],
+    settings: QuantizeSettings,
+    module_types: Mapping[str, str] | None = None,
 ) -> list[BitAssignment]:
     """Give every quantizer its bits.
 
-    Rules, weakest first: the requested bits; 8 bits for tensors that no product reads; ``first_last_bits`` for the
-    weights of the first and last product layer and for the input of the last; 8 bits for the network's input;
+    Rules, weakest first: the requested bits; ``residual_bits`` for tensors that no product reads; ``first_last_bits``
+    for the weights of the first and last product layer and for the input of the last; 8 bits for the network's input;
     per-scope overrides.
+
+    Args:
+        sites: the placed quantizers.
+        layers: the product layers in order of execution, at least one.
+        settings: what was asked for.
+        module_types: class name of each module by dotted name, for overrides in the naming of NNCF 2.x.
 
     Raises:
         ConfigError: an override matches no quantizer.
     """
-    overrides = _resolve_overrides(sites, settings.bit_overrides)
+    overrides = _resolve_overrides(sites, settings.bit_overrides, module_types)
     assignments = []
     for site in sites:
         requested = settings.weight_bits if site.kind == "weight" else settings.activation_bits
@@ -51,32 +60,40 @@ def _rule(
     if settings.first_last_bits is not None:
         if site.name == first.weight_quantizer:
             return settings.first_last_bits, "first layer"
-        if site.name == last.weight_quantizer or (site.name == last.input_quantizer and site.readers == (last.operator,)):
+        feeds_only_last = site.name == last.input_quantizer and site.readers == (last.operator,)
+        if site.name == last.weight_quantizer or feeds_only_last:
             return settings.first_last_bits, "last layer"
     if site.kind == "activation" and not site.multiplied:
-        return max(settings.residual_bits, requested), "no product reads it"
+        return settings.residual_bits, "no product reads it"
     return requested, "requested"
 
 
-def _resolve_overrides(sites: Sequence[QuantizerSite], overrides: Mapping[str, int]) -> dict[str, int]:
+def _resolve_overrides(
+    sites: Sequence[QuantizerSite], overrides: Mapping[str, int], module_types: Mapping[str, str] | None
+) -> dict[str, int]:
     """Bits by quantizer name; a later override wins over an earlier one."""
     resolved: dict[str, int] = {}
+    inputs = [site.layer for site in sites if site.is_input]
     for key, bits in overrides.items():
         scope, group = split_quantizer_scope(key)
-        eligible = [site for site in sites if group is None or (site.kind == "weight") == (group == "WEIGHT")]
-        names = sorted({name for site in eligible for name in _places(site, group)})
-        matched = set(match_scopes([scope], names))
-        hit = [site for site in eligible if matched & set(_places(site, group))]
+        names = sorted({place for site in sites for place in _places(site, group)})
+        matched = set(match_scopes([scope], names, module_types=module_types, inputs=inputs))
+        hit = [site.name for site in sites if matched & set(_places(site, group))]
         if not hit:
             msg = f"/quantize/bit_overrides: {key!r} matches no quantizer; there are: {', '.join(names[:20])}."
             raise ConfigError(msg)
-        resolved.update({site.name: bits for site in hit})
+        resolved.update(dict.fromkeys(hit, bits))
     return resolved
 
 
 def _places(site: QuantizerSite, group: QuantizerGroup | None) -> tuple[str, ...]:
-    """The operator names under which a site can be addressed: its own, or for |INPUT those that read it."""
-    return site.readers if group == "INPUT" else (site.layer,)
+    """The operators under which a quantizer can be addressed: for ``|INPUT`` those that read it, else its own."""
+    if site.kind == "weight":
+        return (site.layer,) if group in {None, "WEIGHT"} else ()
+    if group == "INPUT":
+        return site.readers
+    stands_before_reader = site.name.startswith("pre_hooks")
+    return (site.layer, *site.others) if group is None or (group == "OUTPUT" and not stands_before_reader) else ()
 
 
 def apply_bits(assignment: BitAssignment, quantizer: Any) -> BitAssignment:  # noqa: ANN401 - an NNCF quantizer
@@ -97,6 +114,8 @@ def summarise(plan: Sequence[BitAssignment]) -> str:
     lines = []
     for kind in ("weight", "activation"):
         group = [entry for entry in plan if entry.kind == kind]
+        if not group:
+            continue
         counts = Counter((entry.applied, entry.reason) for entry in group)
         parts = [f"{count} x {bits} bit ({reason})" for (bits, reason), count in sorted(counts.items())]
         lines.append(f"{kind} quantizers: " + ", ".join(parts))

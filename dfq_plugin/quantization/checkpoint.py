@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import nncf
 import torch
 from nncf.torch import get_config, load_from_config
 from torch import nn
 
-from dfq_plugin.errors import InputError
+from dfq_plugin.errors import InputError, UnsupportedModelError
 from dfq_plugin.files import whole_file
 from dfq_plugin.quantization.extension import ensure_extension
 from dfq_plugin.quantization.prepare import prepare
@@ -47,26 +48,35 @@ def load_student(folder: str | Path, teacher: nn.Module) -> Student:
 
     Raises:
         InputError: the files are missing, broken, or belong to another network.
+        UnsupportedModelError: the teacher gives something else than one tensor.
     """
     source = Path(folder)
     description, tensors = _read(source)
     ensure_extension()
-    shape = tuple(description["input_shape"])
-    example = torch.zeros(1, *shape)
-    network = prepare(teacher, example)
     try:
+        shape = tuple(description["input_shape"])
+        network = prepare(teacher, torch.zeros(1, *shape, device=next(teacher.parameters()).device))
         network = load_from_config(network, description["nncf"])
         network.load_state_dict(tensors)
-    except (RuntimeError, KeyError, ValueError) as error:
+        student = Student(
+            network.requires_grad_(requires_grad=False),
+            shape,
+            tuple(_site(site) for site in description["sites"]),
+            tuple(ProductLayer(**layer) for layer in description["layers"]),
+            tuple(BitAssignment(**entry) for entry in description["plan"]),
+        )
+        for _, quantizer in student.quantizers():
+            quantizer.set_levels()  # NNCF reads the bits of asymmetric quantizers back without acting on them
+    except UnsupportedModelError:
+        raise
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, nncf.InternalError) as error:
         msg = f"{source} holds a student of another network than {type(teacher).__name__}: {error}"
         raise InputError(msg) from error
-    return Student(
-        network.requires_grad_(requires_grad=False),
-        shape,
-        tuple(QuantizerSite(**{**site, "readers": tuple(site["readers"])}) for site in description["sites"]),
-        tuple(ProductLayer(**layer) for layer in description["layers"]),
-        tuple(BitAssignment(**entry) for entry in description["plan"]),
-    )
+    return student
+
+
+def _site(fields: dict[str, Any]) -> QuantizerSite:
+    return QuantizerSite(**{**fields, "readers": tuple(fields["readers"]), "others": tuple(fields["others"])})
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -1,11 +1,11 @@
 """What NNCF's graph of a network says: which operators there are, and who reads what.
 
-This file and ``nncf_steps.py`` are the only places that know NNCF's internals.
+This file, ``placement.py`` and ``nncf_steps.py`` are the only places that know NNCF's internals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,41 @@ from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_gr
 from nncf.torch.quantization.default_quantization import DEFAULT_PT_QUANT_TRAIT_TO_OP_DICT
 from torch import Tensor, nn
 
+from dfq_plugin.errors import UnsupportedModelError
+
 # Operators whose output is a rearrangement of their input: a quantizer above them still holds below them.
 TRANSPARENT = frozenset(
     alias
     for metatype in DEFAULT_PT_QUANT_TRAIT_TO_OP_DICT[QuantizationTrait.QUANTIZATION_AGNOSTIC]
     for alias in metatype.get_all_aliases()
 )
+CONCATENATIONS = frozenset(
+    alias
+    for metatype in DEFAULT_PT_QUANT_TRAIT_TO_OP_DICT[QuantizationTrait.CONCAT]
+    for alias in metatype.get_all_aliases()
+)
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 MULTIPLY_ACCUMULATE = CONVOLUTIONS | {"linear", "addmm", "matmul", "bmm", "__matmul__"}
+INPUT = "nncf_model_input"
+_OUTPUT = "nncf_model_output"
 _CONSTANT = "nncf_model_const"
+
+
+class Body(nn.Module):
+    """Holds the network one level down, out of reach of what NNCF adds to the top level.
+
+    NNCF keeps its hooks in a submodule there, which a network that loops over its own layers, such as
+    ``nn.Sequential``, would take for one of them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Run the network on ``images``, (N, C, H, W)."""
+        output: Tensor = self.network(images)
+        return output
 
 
 @dataclass(frozen=True)
@@ -36,22 +62,51 @@ class Operand:
 
 
 class OperatorGraph:
-    """The operators of one network, under the names NNCF gives them (``layer1/0/conv1/conv2d/0``)."""
+    """The operators of one network, under the names NNCF gives them (``network/layer1/0/conv1/conv2d/0``).
 
-    def __init__(self, graph: NNCFGraph) -> None:
+    Args:
+        graph: as NNCF builds it.
+        body: what it was built from.
+    """
+
+    def __init__(self, graph: NNCFGraph, body: Body) -> None:
         self._graph = graph
+        self._network = body.network
 
     @classmethod
-    def trace(cls, network: nn.Module, example: Tensor) -> OperatorGraph:
-        """Trace one forward pass of ``example``, (N, C, H, W); an unwrapped ``network`` is wrapped in place."""
-        wrapped = network if is_wrapped(network) else wrap_model(network)
+    def trace(cls, body: Body, example: Tensor) -> OperatorGraph:
+        """Trace one forward pass of ``example``, (N, C, H, W); an unwrapped ``body`` is wrapped in place.
+
+        Raises:
+            UnsupportedModelError: the network gives something else than one tensor.
+        """
+        wrapped = body if is_wrapped(body) else wrap_model(body)
         with torch.no_grad():
-            return cls(build_nncf_graph(wrapped, example))
+            output = wrapped(example)
+            if not isinstance(output, Tensor):
+                kind = type(output).__name__
+                msg = f"{type(body.network).__name__} returns a {kind}; wrap it in a module that returns one tensor."
+                raise UnsupportedModelError(msg)
+            return cls(build_nncf_graph(wrapped, example), body)
+
+    @property
+    def module_types(self) -> Mapping[str, str]:
+        """Class name of each module by dotted name, the network itself under ``""``."""
+        return {name: type(module).__name__ for name, module in self._network.named_modules()}
+
+    def own_name(self, operator: str) -> str:
+        """The name of an operator as NNCF would write it without the ``Body`` around the network."""
+        name = operator.removeprefix("network/")
+        return f"/{name}" if name.count("/") == 1 else name  # an operator of the network itself, in no layer
 
     def operators(self, *types: str) -> list[NNCFNode]:
         """Operators in order of execution, all of them or only those of the named torch functions."""
         nodes = self._graph.topological_sort()
         return [node for node in nodes if not types or node.node_type in types]
+
+    def computing_operators(self) -> list[NNCFNode]:
+        """Operators in order of execution without parameters and the network's outputs; its inputs are among them."""
+        return [node for node in self.operators() if node.node_type not in (_CONSTANT, _OUTPUT)]
 
     def node(self, name: str) -> NNCFNode:
         """The operator of that name."""
@@ -71,6 +126,11 @@ class OperatorGraph:
             if edge.from_node.node_type == _CONSTANT
         }
 
+    def output_shape(self, node: NNCFNode) -> Sequence[int]:
+        """Shape of what an operator gives to its first reader, for the batch that was traced."""
+        shape: Sequence[int] = next(iter(self._graph.get_output_edges(node))).tensor_shape
+        return shape
+
     def readers(self, node: NNCFNode) -> list[Operand]:
         """The operands that take an operator's output directly."""
         return [Operand(e.to_node.node_name, e.input_port_id) for e in self._graph.get_output_edges(node)]
@@ -79,7 +139,7 @@ class OperatorGraph:
         """The operands that see an operator's output once rearranging operators are looked through."""
         for operand in self.readers(node):
             reader = self.node(operand.operator)
-            if reader.node_type in TRANSPARENT:
+            if reader.node_type in TRANSPARENT | CONCATENATIONS:
                 yield from self.readers_through(reader)
             else:
                 yield operand

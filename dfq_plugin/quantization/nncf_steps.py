@@ -7,62 +7,123 @@ NNCF's bias correction already sees the final weights.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any
 
 import nncf
 import torch
 from nncf.common.graph import NNCFGraph
+from nncf.common.logging.track_progress import track
 from nncf.common.tensor_statistics.statistic_point import StatisticPointsContainer
 from nncf.common.utils.backend import BackendType
 from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 from nncf.quantization.algorithms.algorithm import Algorithm
 from nncf.quantization.algorithms.post_training.pipeline import create_ptq_pipeline
 from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
-from nncf.torch.function_hook import get_hook_storage
-from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import GraphModelWrapper
-from nncf.torch.quantization.layers import BaseQuantizer, SymmetricQuantizer
+from nncf.torch.quantization.layers import AsymmetricQuantizer
+from rich.console import Console
 from torch import nn
 
 from dfq_plugin.config import QuantizeSettings
+from dfq_plugin.errors import ConfigError, InputError, UnsupportedModelError
+from dfq_plugin.progress import on_terminal
 from dfq_plugin.quantization import ranges
 from dfq_plugin.quantization.bits import apply_bits, plan_bits
-from dfq_plugin.quantization.nncf_graph import MULTIPLY_ACCUMULATE, OperatorGraph
-from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite
+from dfq_plugin.quantization.ignored import ignored_operators
+from dfq_plugin.quantization.nncf_graph import INPUT, OperatorGraph
+from dfq_plugin.quantization.placement import (
+    find_layers,
+    find_sites,
+    placed_quantizers,
+    quantizer_of,
+    remove_quantizers,
+)
+from dfq_plugin.quantization.squant import round_weights
+from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 
 EIGHT = 8  # the only bit width NNCF itself places
+# A little above what NNCF takes for the range of a tensor that is zero everywhere (nncf/quantization/fake_quantize.py).
+ZERO_RANGE_SYMMETRIC, ZERO_RANGE_ASYMMETRIC = 8.2e-5, 8.2e-4
 
 
 def run_pipeline(
-    network: nn.Module, graph: OperatorGraph, dataset: nncf.Dataset, settings: QuantizeSettings
+    network: nn.Module, graph: OperatorGraph, dataset: nncf.Dataset, settings: QuantizeSettings, target_device: str
 ) -> tuple[nn.Module, LowBitStep]:
     """Quantize ``network``, already traced as ``graph``, in place through NNCF's pipeline with our step in it.
 
     Returns:
         The hooked network, and the step, which knows sites, layers and the bit plan.
+
+    Raises:
+        ConfigError: an ignored scope or a bit override matches nothing, or there is no such target device.
+        InputError: the network or its activations are not finite, or zero everywhere.
+        UnsupportedModelError: nothing was quantized.
     """
     example = next(iter(dataset.get_inference_data()))
-    items = max(1, math.ceil(settings.num_init_samples / example.shape[0]))
-    step = LowBitStep(graph, settings, items)
+    items = min(math.ceil(settings.num_init_samples / example.shape[0]), dataset.get_length())
+    ignored = ignored_operators(graph, settings.ignored_scopes)
+    keep_input = settings.quantize_inputs and not _has_input(graph, ignored)
+    step = LowBitStep(graph, settings, dataset, items, keep_input=keep_input)
     pipeline = create_ptq_pipeline(
         preset=nncf.QuantizationPreset(settings.preset),
+        target_device=_target_device(target_device),
         subset_size=items,
-        ignored_scope=_ignored_scope(settings),
+        ignored_scope=nncf.IgnoredScope(names=ignored),
         advanced_parameters=_advanced_parameters(settings),
     )
     pipeline.pipeline_steps[-1].insert(1, step)  # after placement, before bias correction
     wrapped = GraphModelWrapper(network, example)
-    return pipeline.run_from_step(wrapped, dataset, wrapped.build_graph()).model, step
+    with _bars_on_terminal_only():
+        return pipeline.run_from_step(wrapped, dataset, wrapped.build_graph()).model, step
 
 
-class LowBitStep(Algorithm):  # type: ignore[misc] - NNCF ships no types
-    """Set the bits of the placed quantizers and fit the ranges of those that are no longer at 8 bits."""
+def _target_device(name: str) -> nncf.TargetDevice:
+    try:
+        return nncf.TargetDevice(name)
+    except ValueError as error:
+        msg = f"There is no target_device {name!r}; choose from {', '.join(nncf.TargetDevice)}."
+        raise ConfigError(msg) from error
 
-    def __init__(self, graph: OperatorGraph, settings: QuantizeSettings, items: int) -> None:
+
+def _has_input(graph: OperatorGraph, ignored: list[str]) -> bool:
+    return any(graph.node(name).node_type == INPUT for name in ignored)
+
+
+@contextmanager
+def _bars_on_terminal_only() -> Iterator[None]:
+    """Let NNCF draw its progress bars where ours are drawn; by itself it writes them into files and pipes as well."""
+    as_it_was = track.__init__
+    track.__init__ = partialmethod(as_it_was, console=Console(stderr=True), disable=not on_terminal())
+    try:
+        yield
+    finally:
+        track.__init__ = as_it_was
+
+
+class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
+    """Set the bits of the placed quantizers and fit the ranges of those that are no longer at 8 bits.
+
+    Args:
+        graph: the network as it was before NNCF placed quantizers in it.
+        settings: bits and ranges.
+        dataset: what sets the ranges; NNCF's pipeline hands none to its algorithms.
+        items: how many batches of it.
+        keep_input: whether the network's input is quantized.
+    """
+
+    def __init__(
+        self, graph: OperatorGraph, settings: QuantizeSettings, dataset: nncf.Dataset, items: int, *, keep_input: bool
+    ) -> None:
         self._graph = graph
         self._settings = settings
+        self._dataset = dataset
         self._items = items
+        self._keep_input = keep_input
         self.sites: list[QuantizerSite] = []
         self.layers: list[ProductLayer] = []
         self.plan: list[BitAssignment] = []
@@ -79,112 +140,107 @@ class LowBitStep(Algorithm):  # type: ignore[misc] - NNCF ships no types
         model: GraphModelWrapper,
         graph: NNCFGraph,  # noqa: ARG002 - the base class's signature
         statistic_points: StatisticPointsContainer | None = None,  # noqa: ARG002
-        dataset: nncf.Dataset | None = None,
+        dataset: nncf.Dataset | None = None,  # noqa: ARG002
     ) -> GraphModelWrapper:
-        quantizers = _placed_quantizers(model.model)
-        self.sites = [_site(name, self._graph) for name in quantizers]
-        self.layers = _product_layers(self._graph, self.sites)
-        planned = plan_bits(self.sites, self.layers, self._settings)
+        self._read_placement(model.model)
+        quantizers = {site.name: quantizer_of(model.model, site.name) for site in self.sites}
+        for site in self.sites:
+            _check_range(site, quantizers[site.name])
+        planned = plan_bits(self.sites, self.layers, self._settings, self._graph.module_types)
         self.plan = [apply_bits(entry, quantizers[entry.name]) for entry in planned]
-        self._drop_input_quantizers(quantizers)
-        searched = {e.name: quantizers[e.name] for e in self.plan if self._is_searched(e, quantizers[e.name])}
-        self._fit_weights(model.model, searched)
-        self._fit_activations(model.model, quantizers, searched, dataset)
+        self._fit_weights(model.model, quantizers)
+        self._fit_activations(model.model, quantizers)
+        if self._settings.rounding == "squant":
+            round_weights(Student(model.model, (0, 0, 0), tuple(self.sites), tuple(self.layers), tuple(self.plan)))
         return model
 
-    def _drop_input_quantizers(self, quantizers: dict[str, Any]) -> None:
-        if not self._settings.quantize_inputs:
-            for site in self.sites:
-                if site.is_input:
-                    quantizers[site.name].disable_quantization()
+    def _read_placement(self, network: nn.Module) -> None:
+        hooks = placed_quantizers(network)
+        sites = find_sites(hooks, self._graph)
+        if not self._keep_input:
+            dropped = [site.name for site in sites if site.is_input]
+            remove_quantizers(network, [hook for name in dropped for hook in hooks.pop(name)])
+            sites = [site for site in sites if site.name in hooks]
+        if not any(site.kind == "weight" for site in sites):
+            msg = (
+                "Nothing was quantized: the network has no convolution and no matrix product with weights, or "
+                "quantize.ignored_scopes names all of them."
+            )
+            raise UnsupportedModelError(msg)
+        self.sites, self.layers = sites, find_layers(hooks, sites, self._graph)
 
-    def _is_searched(self, entry: BitAssignment, quantizer: BaseQuantizer) -> bool:
-        choice = self._settings.weight_range if entry.kind == "weight" else self._settings.activation_range
-        wanted = choice == "mse" or (choice == "auto" and entry.applied < EIGHT)
-        return wanted and isinstance(quantizer, SymmetricQuantizer)
+    def _fit_weights(self, network: nn.Module, quantizers: dict[str, Any]) -> None:
+        weights = {layer.weight_quantizer: layer.weight for layer in self.layers}
+        for entry in self.plan:
+            ratios = self._weight_ratios(entry) if entry.name in weights else None
+            if ratios is not None:
+                quantizer, weight = quantizers[entry.name], network.get_parameter(weights[entry.name])
+                axis = next((i for i, size in enumerate(quantizer.scale.shape) if size > 1), None)
+                rows = weight.reshape(1, -1) if axis is None else weight
+                levels = quantizer.level_low, quantizer.level_high
+                scales = ranges.search_channel_scales(rows, *levels, axis or 0, ratios)
+                quantizer.scale.data.copy_(scales.reshape(quantizer.scale.shape))
 
-    def _fit_weights(self, network: nn.Module, searched: dict[str, Any]) -> None:
-        by_name = {layer.weight_quantizer: layer for layer in self.layers}
-        for name in searched.keys() & by_name.keys():
-            quantizer, weight = searched[name], network.get_parameter(by_name[name].weight)
-            axis = next((i for i, size in enumerate(quantizer.scale.shape) if size > 1), 0)
-            per_channel = quantizer.scale.numel() > 1
-            rows = weight if per_channel else weight.reshape(1, -1)
-            scales = ranges.search_channel_scales(rows, quantizer.level_low, quantizer.level_high, axis if per_channel else 0)
-            quantizer.scale.data.copy_(scales.reshape(quantizer.scale.shape))
+    def _weight_ratios(self, entry: BitAssignment) -> torch.Tensor | None:
+        """The clip ratios to try for a weight; None leaves it the range that NNCF gave it."""
+        fixed = self._settings.overflow_fix != "disable"  # NNCF's range then uses half of the codes, right for 8 bits
+        choice = self._settings.weight_range
+        if choice == "mse" or (choice == "auto" and entry.applied < EIGHT):
+            return None if fixed and entry.applied == EIGHT else ranges.CLIP_RATIOS
+        return torch.ones(1) if fixed and entry.applied < EIGHT else None
 
-    def _fit_activations(
-        self, network: nn.Module, quantizers: dict[str, Any], searched: dict[str, Any], dataset: nncf.Dataset | None
-    ) -> None:
-        activations = {site.name: searched[site.name] for site in self.sites if site.kind == "activation" and site.name in searched}
-        if not activations or dataset is None:
+    def _fit_activations(self, network: nn.Module, quantizers: dict[str, Any]) -> None:
+        choice = self._settings.activation_range
+        searched = {
+            entry.name: quantizers[entry.name]
+            for entry in self.plan
+            if entry.kind == "activation" and (choice == "mse" or (choice == "auto" and entry.applied < EIGHT))
+        }
+        if not searched:
             return
-        enabled = [quantizer for quantizer in quantizers.values() if quantizer.is_enabled_quantization()]
-        for quantizer in enabled:
+        for quantizer in quantizers.values():
             quantizer.disable_quantization()
-        with torch.no_grad(), ranges.watch(activations) as histograms:
-            for index, batch in enumerate(dataset.get_inference_data()):
-                if index == self._items:
-                    break
+        with torch.no_grad(), ranges.watch(searched) as histograms:
+            for batch in self._dataset.get_inference_data(range(self._items)):
                 network(batch)
-        for quantizer in enabled:
+        for quantizer in quantizers.values():
             quantizer.enable_quantization()
-        for name, quantizer in activations.items():
-            scale = ranges.search_tensor_scale(histograms[name], quantizer.level_low, quantizer.level_high)
-            quantizer.scale.data.fill_(scale)
+        for name, quantizer in searched.items():
+            _set_range(quantizer, histograms[name])
 
 
-def _placed_quantizers(network: nn.Module) -> dict[str, Any]:
-    hooks = get_hook_storage(network).named_hooks()
-    return {name: hook for name, hook in hooks if isinstance(hook, BaseQuantizer)}
-
-
-def _site(name: str, graph: OperatorGraph) -> QuantizerSite:
-    """Describe the hook of that name."""
-    when, operator, port = decode_hook_name(name)
-    node = graph.node(operator)
-    if when == "pre_hooks" and port in graph.parameters(node):
-        return QuantizerSite(name, "weight", operator, (operator,), multiplied=True)
-    if when == "pre_hooks":
-        readers = (operator,)
+def _set_range(quantizer: Any, histogram: ranges.TensorHistogram) -> None:  # noqa: ANN401 - an NNCF quantizer
+    if isinstance(quantizer, AsymmetricQuantizer):
+        low, high = ranges.search_tensor_range(histogram, quantizer.levels)
+        quantizer.input_low.data.fill_(low)
+        quantizer.input_range.data.fill_(high - low)
     else:
-        readers = tuple(dict.fromkeys(operand.operator for operand in graph.readers_through(node)))
-    multiplied = any(graph.node(reader).node_type in MULTIPLY_ACCUMULATE for reader in readers)
-    return QuantizerSite(
-        name, "activation", operator, readers, multiplied=multiplied, is_input=node.node_type == "nncf_model_input"
-    )
+        scale = ranges.search_tensor_scale(histogram, quantizer.level_low, quantizer.level_high)
+        quantizer.scale.data.fill_(scale)
 
 
-def _product_layers(graph: OperatorGraph, sites: list[QuantizerSite]) -> list[ProductLayer]:
-    """Every operator that multiplies by a parameter, in order of execution."""
-    weights = {site.layer: site.name for site in sites if site.kind == "weight"}
-    inputs = {reader: site.name for site in sites if site.kind == "activation" for reader in site.readers}
-    layers = []
-    for node in graph.operators(*MULTIPLY_ACCUMULATE):
-        parameters = graph.parameters(node)
-        if 1 in parameters:
-            name = node.node_name
-            layer = ProductLayer(name, parameters[1], parameters.get(2), weights.get(name), inputs.get(name))
-            layers.append(layer)
-    return layers
-
-
-def _ignored_scope(settings: QuantizeSettings) -> nncf.IgnoredScope | None:
-    scopes = settings.ignored_scopes
-    if not (scopes.names or scopes.patterns or scopes.types):
-        return None
-    return nncf.IgnoredScope(
-        names=list(scopes.names),
-        patterns=list(scopes.patterns),
-        types=list(scopes.types),
-        validate=scopes.validate_scopes,
-    )
+def _check_range(site: QuantizerSite, quantizer: Any) -> None:  # noqa: ANN401 - an NNCF quantizer
+    """Raise when NNCF found no range for a tensor, which would otherwise show as a network that answers nonsense."""
+    with torch.no_grad():
+        largest = torch.cat([edge.abs().flatten() for edge in quantizer.get_input_low_input_high()]).max().item()
+    if not math.isfinite(largest):
+        what = "weight is" if site.kind == "weight" else "values on the synthetic images are"
+        msg = f"{site.layer}: its {what} not finite; check the network's weights and the images."
+        raise InputError(msg)
+    floor = ZERO_RANGE_ASYMMETRIC if isinstance(quantizer, AsymmetricQuantizer) else ZERO_RANGE_SYMMETRIC
+    if site.kind == "activation" and largest < floor:
+        msg = (
+            f"{site.layer}: it is zero on every synthetic image, so it has no range. Calibrate on other images, or "
+            "keep it in float: add it to quantize.ignored_scopes.names."
+        )
+        raise InputError(msg)
 
 
 def _advanced_parameters(settings: QuantizeSettings) -> AdvancedQuantizationParameters:
     return AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix(settings.overflow_fix),
         quantize_outputs=settings.quantize_outputs,
+        disable_bias_correction=not settings.bias_correction,
         # One scale per tensor: no integer convolution kernel takes one scale per input channel.
         activations_quantization_params=QuantizationParameters(per_channel=False),
         activations_range_estimator_params=_activation_range(settings),
@@ -198,7 +254,7 @@ def _activation_range(settings: QuantizeSettings) -> RangeEstimatorParameters:
         return RangeEstimatorParametersSet.MEAN_NO_OUTLIERS_MINMAX
     if settings.activation_range == "mean_percentile":
         low, high = settings.percentiles
-        estimator = RangeEstimatorParametersSet.MEAN_QUANTILE
+        estimator = copy.deepcopy(RangeEstimatorParametersSet.MEAN_QUANTILE)  # NNCF's own is shared by everyone
         estimator.min.quantile_outlier_prob, estimator.max.quantile_outlier_prob = low / 100, 1 - high / 100
         return estimator
     return RangeEstimatorParametersSet.MEAN_MINMAX

@@ -7,33 +7,19 @@ Folding changes no output beyond float rounding; the teacher itself is never tou
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from nncf.common.graph import NNCFNode
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from dfq_plugin.errors import UnsupportedModelError
-from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, OperatorGraph
+from dfq_plugin.quantization.nncf_graph import Body, OperatorGraph
 
-
-class Body(nn.Module):
-    """Holds the network one level down: NNCF cannot hook a network whose top level is ``nn.Sequential``."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Run the network on ``images``, (N, C, H, W)."""
-        output = self.network(images)
-        if not isinstance(output, Tensor):
-            msg = f"{type(self.network).__name__} returns {type(output).__name__}; wrap it so that it returns one tensor."
-            raise UnsupportedModelError(msg)
-        return output
+_BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch's base class of all BatchNorm layers
+_Convolution = nn.modules.conv._ConvNd  # noqa: SLF001 - torch's base class of all convolutions
 
 
-def prepare(teacher: nn.Module, example: Tensor) -> nn.Module:
+def prepare(teacher: nn.Module, example: Tensor) -> Body:
     """A copy of the teacher in eval mode with every foldable BatchNorm folded.
 
     Args:
@@ -41,53 +27,67 @@ def prepare(teacher: nn.Module, example: Tensor) -> nn.Module:
         example: (N, C, H, W), used to trace one forward pass.
 
     Returns:
-        The copy; where its top level is ``nn.Sequential`` it sits one level down, in a ``Body``.
+        The copy, one level down in a ``Body``.
+
+    Raises:
+        UnsupportedModelError: the network gives something else than one tensor.
     """
-    network = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
-    if isinstance(network, nn.Sequential):
-        network = Body(network)
-    graph = OperatorGraph.trace(copy.deepcopy(network), example)
-    for node in graph.operators("batch_norm"):
-        _fold(network, graph, node)
-    return network
+    body = Body(copy.deepcopy(teacher)).eval().requires_grad_(requires_grad=False)
+    graph = OperatorGraph.trace(copy.deepcopy(body), example)
+    owners = [{_owner(name) for name in graph.parameters(node).values()} for node in graph.operators()]
+    runs = Counter(owner for names in owners for owner in names)
+    for batchnorm in graph.operators("batch_norm"):
+        _fold(body, graph, batchnorm, runs)
+    return body
 
 
-def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode) -> None:
+def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[str]) -> None:
     """Fold one BatchNorm into the layer it reads, where that layer has no other reader and both run once."""
     source = graph.sources(batchnorm)[0]
-    names = graph.parameters(source)
-    batchnorm_name = _owner(graph.parameters(batchnorm).values())
-    if source.node_type not in CONVOLUTIONS | {"linear"} or 1 not in names or len(graph.readers(source)) != 1:
+    weight, statistics = graph.parameters(source).get(1), graph.parameters(batchnorm)
+    if weight is None or not statistics or len(graph.readers(source)) != 1:
         return
-    layer_name = _owner([names[1]])
-    if _runs(graph, layer_name) != 1 or _runs(graph, batchnorm_name) != 1:
+    layer_name, norm_name = _owner(weight), _owner(next(iter(statistics.values())))
+    if runs[layer_name] != 1 or runs[norm_name] != 1:  # one that runs twice must keep its own weight
         return
-    layer, norm = network.get_submodule(layer_name), network.get_submodule(batchnorm_name)
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:  # noqa: SLF001 - torch's base class
+    layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
+    if not isinstance(norm, _BatchNorm) or weight != f"{layer_name}.weight":
         return
-    layer.weight, layer.bias = _fused(layer, norm, source.node_type)
-    network.set_submodule(batchnorm_name, nn.Identity())
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        return
+    if isinstance(layer, _Convolution) or (isinstance(layer, nn.Linear) and _is_matrix(graph, source)):
+        transposed = source.node_type.startswith("conv_transpose")
+        layer.weight, layer.bias = _fused(layer, norm, mean, variance, transposed=transposed)
+        network.set_submodule(norm_name, nn.Identity())
 
 
-def _fused(layer: nn.Module, norm: nn.Module, kind: str) -> tuple[nn.Parameter, nn.Parameter]:
-    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+def _is_matrix(graph: OperatorGraph, linear: NNCFNode) -> bool:
+    """Whether a linear layer gives (N, channels): of (N, L, channels) BatchNorm would normalise the L."""
+    return len(graph.output_shape(linear)) == 2
+
+
+def _fused(
+    layer: _Convolution | nn.Linear, norm: _BatchNorm, mean: Tensor, variance: Tensor, *, transposed: bool
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias that do what the layer and the BatchNorm after it did."""
     with torch.no_grad():
-        if kind == "linear":
-            weight, bias = fuse_linear_bn_weights(layer.weight, layer.bias, *statistics)
+        scale = (variance.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight.double()
+        weight = layer.weight.double()
+        if transposed:  # (in, out / groups, ...), where the channels of a group share no weight with another's
+            groups = len(scale) // weight.shape[1]
+            factor = scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+            weight = (weight.reshape(groups, -1, *weight.shape[1:]) * factor).reshape(weight.shape)
         else:
-            weight, bias = fuse_conv_bn_weights(
-                layer.weight, layer.bias, *statistics, transpose=kind.startswith("conv_transpose")
-            )
-    return nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        bias = ((0.0 if layer.bias is None else layer.bias.double()) - mean.double()) * scale
+        if norm.bias is not None:
+            bias = bias + norm.bias.double()
+        dtype = layer.weight.dtype
+    return nn.Parameter(weight.to(dtype), requires_grad=False), nn.Parameter(bias.to(dtype), requires_grad=False)
 
 
-def _owner(parameter_names: object) -> str:
-    return next(iter(parameter_names)).rpartition(".")[0]
-
-
-def _runs(graph: OperatorGraph, layer_name: str) -> int:
-    """How many operators read a parameter of that layer: a shared layer must keep its own weight."""
-    return sum(
-        any(name.rpartition(".")[0] == layer_name for name in graph.parameters(node).values())
-        for node in graph.operators()
-    )
+def _owner(parameter_name: str) -> str:
+    return parameter_name.rpartition(".")[0]

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 ERROR_POWER = 2.4  # the norm used by the reconstruction methods for both operands (GENIE-M, L2.4 search)
 CLIP_RATIOS = torch.linspace(0.05, 1.0, 96)
 BINS = 4096
+# A channel this much smaller than the largest of its tensor adds nothing that float32 could hold: it is dead. Its grid
+# is that of a channel a hundred times smaller than the largest, as in NNCF's min-max ranges: fine enough for its bias.
+DEAD_CHANNEL, DEAD_CHANNEL_SCALE = 1e-7, 1e-2
 
 
 class TensorHistogram:
@@ -25,7 +30,7 @@ class TensorHistogram:
         self.limit = 0.0  # bins span [-limit, limit]
 
     def update(self, values: Tensor) -> None:
-        """Add every element of ``values``, any shape; values that are not finite are refused by the caller."""
+        """Add every element of ``values``, any shape, all finite."""
         largest = values.abs().max().item()
         if largest == 0.0 and self.limit == 0.0:
             return
@@ -44,6 +49,11 @@ class TensorHistogram:
         edges = torch.linspace(-self.limit, self.limit, BINS + 1, dtype=torch.float64)
         return (edges[1:] + edges[:-1]) / 2
 
+    def occupied(self) -> tuple[Tensor, Tensor]:
+        """Centres and counts of the bins that hold anything; none for a tensor that is zero everywhere."""
+        held = self.counts > 0
+        return self.centres[held], self.counts[held]
+
 
 def search_tensor_scale(histogram: TensorHistogram, level_low: int, level_high: int) -> float:
     """The largest magnitude to represent for one tensor.
@@ -56,10 +66,9 @@ def search_tensor_scale(histogram: TensorHistogram, level_low: int, level_high: 
     Returns:
         The value of code ``level_high``; 1.0 for a tensor that is zero everywhere.
     """
-    occupied = histogram.counts > 0
-    if not bool(occupied.any()):
+    values, counts = histogram.occupied()
+    if not len(values):
         return 1.0
-    values, counts = histogram.centres[occupied], histogram.counts[occupied]
     # A signed grid reaches one step further down than up, so its own largest need is looked at on both sides.
     top = max(values.max().item(), -values.min().item() * level_high / max(-level_low, 1) if level_low else 0.0)
     if top <= 0.0:
@@ -69,7 +78,57 @@ def search_tensor_scale(histogram: TensorHistogram, level_low: int, level_high: 
     return float(scales[(errors * counts).sum(dim=1).argmin()])
 
 
-def search_channel_scales(weight: Tensor, level_low: int, level_high: int, axis: int = 0) -> Tensor:
+def search_tensor_range(histogram: TensorHistogram, levels: int) -> tuple[float, float]:
+    """The values of the lowest and the highest code for one tensor that has a zero point; zero keeps a code of its own.
+
+    Both ends are clipped in turn until neither gains: high, low, high, low.
+
+    Args:
+        histogram: what the tensor holds.
+        levels: number of codes.
+
+    Returns:
+        Low, at most 0, and high; 0 and 1 for a tensor that is zero everywhere.
+    """
+    values, counts = histogram.occupied()
+    if not len(values):
+        return 0.0, 1.0
+    low, high = values.min().clamp(max=0.0), values.max().clamp(min=0.0)
+    ratios = CLIP_RATIOS.double()
+    for _ in range(2):
+        high = (high * ratios)[_range_errors(values, counts, low.expand(len(ratios)), high * ratios, levels).argmin()]
+        low = (low * ratios)[_range_errors(values, counts, low * ratios, high.expand(len(ratios)), levels).argmin()]
+    step, zero = _zero_grid(low, high, levels)
+    return float(-zero * step), float((levels - 1 - zero) * step)
+
+
+def _range_errors(values: Tensor, counts: Tensor, low: Tensor, high: Tensor, levels: int) -> Tensor:
+    """The error of each candidate range, (candidates,)."""
+    step, zero = (part.unsqueeze(1) for part in _zero_grid(low, high, levels))
+    rounded = ((values / step).round() + zero).clamp(0, levels - 1) - zero
+    return ((values - rounded * step).abs().pow(ERROR_POWER) * counts).sum(dim=1)
+
+
+def _zero_grid(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Step and zero point of the grid from low to high, moved so that zero is one of its values."""
+    step = (high - low) / (levels - 1)
+    return step, (-low / step).round()
+
+
+def set_limits(quantizer: Any, low: float, high: float) -> None:  # noqa: ANN401 - an NNCF quantizer
+    """Let a per-tensor quantizer represent everything from low to high; zero keeps a code of its own."""
+    if hasattr(quantizer, "input_low"):  # asymmetric
+        step, zero = _zero_grid(torch.tensor(low), torch.tensor(high), quantizer.levels)
+        quantizer.input_low.data.fill_(float(-zero * step))
+        quantizer.input_range.data.fill_(float((quantizer.levels - 1) * step))
+    else:
+        quantizer.signed = low < 0
+        quantizer.scale.data.fill_(max(high, -low * quantizer.level_high / max(-quantizer.level_low, 1)))
+
+
+def search_channel_scales(
+    weight: Tensor, level_low: int, level_high: int, axis: int = 0, ratios: Tensor = CLIP_RATIOS
+) -> Tensor:
     """The largest magnitude to represent for each channel.
 
     Args:
@@ -77,20 +136,22 @@ def search_channel_scales(weight: Tensor, level_low: int, level_high: int, axis:
         level_low: smallest code.
         level_high: largest code.
         axis: the channel axis.
+        ratios: what to try, as a fraction of the largest magnitude of the channel.
 
     Returns:
-        (channels,), 1.0 where a channel is zero everywhere.
+        (channels,), all positive.
     """
     rows = weight.detach().movedim(axis, 0).flatten(1)
     largest = rows.abs().amax(dim=1)
+    alive, most = largest > DEAD_CHANNEL * largest.max(), largest.max().item()
+    rows = rows / largest.where(alive, 1.0).unsqueeze(1)  # powers of small differences would underflow
     best_error = torch.full_like(largest, torch.inf)
-    best = largest.clone()
-    for ratio in CLIP_RATIOS:
-        scale = largest * ratio
-        error = _quantization_error(rows, scale.clamp(min=1e-30).unsqueeze(1), level_low, level_high).sum(dim=1)
+    best = torch.ones_like(largest)
+    for ratio in ratios.to(rows):
+        error = _quantization_error(rows, ratio, level_low, level_high).sum(dim=1)
         better = error < best_error
-        best_error, best = torch.where(better, error, best_error), torch.where(better, scale, best)
-    return torch.where(largest > 0, best, torch.ones_like(best))
+        best_error, best = torch.where(better, error, best_error), torch.where(better, ratio, best)
+    return torch.where(alive, best * largest, DEAD_CHANNEL_SCALE * most if most > 0 else 1.0)
 
 
 def _quantization_error(values: Tensor, scale: Tensor, level_low: int, level_high: int) -> Tensor:

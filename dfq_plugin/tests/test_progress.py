@@ -13,7 +13,7 @@ from dfq_plugin.progress import track
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
-    monkeypatch.setattr(progress, "_on_terminal", lambda: False)
+    monkeypatch.setattr(progress, "on_terminal", lambda: False)
     with caplog.at_level(logging.INFO, logger="nncf.dfq_plugin.progress"):
         yield caplog
 
@@ -50,7 +50,7 @@ class TestLog:
 class TestBar:
     @pytest.fixture(autouse=True)
     def _terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(progress, "_on_terminal", lambda: True)
+        monkeypatch.setattr(progress, "on_terminal", lambda: True)
 
     def test_is_drawn_on_standard_error_with_counts_and_time(self, capsys: pytest.CaptureFixture[str]) -> None:
         list(track(2, "Optimising"))
@@ -82,4 +82,4 @@ def test_bar_is_for_terminals_outside_ci(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     monkeypatch.setenv("CI", in_ci)
-    assert progress._on_terminal() is bar
+    assert progress.on_terminal() is bar

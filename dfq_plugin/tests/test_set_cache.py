@@ -12,7 +12,7 @@ from torch import nn
 
 from dfq_plugin.batch_store import BatchStore
 from dfq_plugin.providers.base import GenerationRequest, Provider, request_key
-from dfq_plugin.set_cache import default_root, generate_cached
+from dfq_plugin.set_cache import generate_cached
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts, read_facts
 from dfq_plugin.testing import tiny_teacher
@@ -155,32 +155,9 @@ def test_set_is_given_when_it_cannot_be_kept(tmp_path: Path, caplog: pytest.LogC
     assert "not kept in the cache" in caplog.text
 
 
-class TestDefaultRoot:
-    def test_is_the_folder_of_the_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DFQ_CACHE_DIR", str(tmp_path))
-        assert default_root() == tmp_path
-        generate(None)
-        assert cached_file(tmp_path).is_file()
-
-    @pytest.mark.parametrize(
-        ("platform", "expected"),
-        [
-            pytest.param("linux", ".cache/dfq_plugin/sets", id="linux"),
-            pytest.param("darwin", "Library/Caches/dfq_plugin/sets", id="mac"),
-            pytest.param("win32", "AppData/Local/dfq_plugin/sets", id="windows"),
-        ],
-    )
-    def test_is_the_users_cache_folder_otherwise(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, expected: str
-    ) -> None:
-        for variable in ("DFQ_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-            monkeypatch.delenv(variable, raising=False)
-        monkeypatch.setattr(Path, "home", lambda: tmp_path)
-        monkeypatch.setattr("sys.platform", platform)
-        assert default_root() == tmp_path / expected
-
-    def test_follows_the_desktop_standard(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("DFQ_CACHE_DIR", raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr("sys.platform", "linux")
-        assert default_root() == tmp_path / "dfq_plugin" / "sets"
+def test_set_is_kept_in_the_folder_of_the_environment_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DFQ_CACHE_DIR", str(tmp_path))
+    generate(None)
+    assert cached_file(tmp_path).is_file()

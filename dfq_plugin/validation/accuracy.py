@@ -81,14 +81,14 @@ def layer_sqnr(student: Student, images: Tensor) -> list[tuple[str, float]]:
         student: put back as it was.
         images: (N, C, H, W); a few are enough, every activation is held in memory once.
     """
-    names = {site.name: site.layer for site in student.sites if site.kind == "activation"}
-    enabled = [quantizer for _, quantizer in student.quantizers() if quantizer.is_enabled_quantization()]
+    enabled = [(site, quantizer) for site, quantizer in student.quantizers() if quantizer.is_enabled_quantization()]
+    names = {site.name: site.layer for site, _ in enabled if site.kind == "activation"}
     gradients = [parameter.requires_grad for parameter in student.parameters()]
     quantized = _watch(student, images, names)
-    for quantizer in enabled:
+    for _, quantizer in enabled:
         quantizer.disable_quantization()
     plain = _watch(student, images, names)
-    for quantizer in enabled:
+    for _, quantizer in enabled:
         quantizer.enable_quantization()
     for parameter, gradient in zip(student.parameters(), gradients, strict=True):
         parameter.requires_grad_(gradient)
@@ -108,7 +108,7 @@ def _watch(student: Student, images: Tensor, names: dict[str, str]) -> dict[str,
     handles = [student.quantizer(name).register_forward_hook(keep(name)) for name in names]
     try:
         with torch.no_grad():
-            student(images)
+            student(images.to(next(student.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()

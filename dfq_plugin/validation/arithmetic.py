@@ -1,7 +1,7 @@
 """The exact arithmetic of onnxruntime's integer kernels on x86, in numpy and torch.
 
-Accumulators are exact integers (held in floats wide enough to be exact). Requantization is float32: one multiplication by
-``float32(input_step * weight_step / output_step)``, round half to even, then the zero point. Only the rounding of
+Accumulators are exact integers (held in floats wide enough to be exact). Requantization is float32: one multiplication
+by ``float32(input_step * weight_step / output_step)``, round half to even, then the zero point. Only the rounding of
 QLinearAdd differs: it adds the zero point before rounding.
 """
 
@@ -31,7 +31,7 @@ class Codes:
 
     @property
     def centred(self) -> Array:
-        """codes - zero, int64."""
+        """Codes minus zero point, int64."""
         return self.codes.astype(np.int64) - self.zero.astype(np.int64)
 
 
@@ -104,7 +104,14 @@ class Pooled:
 
 
 def convolve(
-    images: Codes, weight: Codes, bias: Codes | None, *, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int], group: int
+    images: Codes,
+    weight: Codes,
+    bias: Codes | None,
+    *,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
 ) -> Accumulator:
     """Convolution on codes; padding adds zeros after the zero point is taken off.
 
@@ -162,7 +169,8 @@ def _tensor(integers: Array, dtype: type[np.floating[Any]]) -> torch.Tensor:
 
 
 def _fma(factor: np.float32, values: Array, addend: Any) -> Any:  # noqa: ANN401 - scalar or array
-    return (np.float64(factor) * np.asarray(values, dtype=np.float64) + np.asarray(addend, dtype=np.float64)).astype(np.float32)
+    exact = np.float64(factor) * np.asarray(values, dtype=np.float64) + np.asarray(addend, dtype=np.float64)
+    return exact.astype(np.float32)
 
 
 def _saturate(rounded: Array, floor: int) -> Array:

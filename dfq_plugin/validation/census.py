@@ -130,7 +130,9 @@ def _integer_values(model: onnx.ModelProto) -> set[str]:
 
 def _emits_float(node: onnx.NodeProto) -> bool:
     """A matrix product without an output scale hands out its accumulator in float."""
-    return node.op_type == "MatMulIntegerToFloat" or (node.op_type == "QGemm" and (len(node.input) < 8 or not node.input[7]))
+    if node.op_type == "QGemm":
+        return len(node.input) < 8 or not node.input[7]
+    return node.op_type == "MatMulIntegerToFloat"
 
 
 def _reason(node: onnx.NodeProto, asked: set[str]) -> str:

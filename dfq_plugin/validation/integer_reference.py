@@ -258,6 +258,7 @@ def open_reference(model: onnx.ModelProto) -> IntegerReference:
         UnsupportedModelError: it has several.
     """
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        msg = f"The model has {len(model.graph.input)} inputs and {len(model.graph.output)} outputs; one of each is needed."
+        inputs, outputs = len(model.graph.input), len(model.graph.output)
+        msg = f"The model has {inputs} inputs and {outputs} outputs; one of each is needed."
         raise UnsupportedModelError(msg)
     return IntegerReference(model)

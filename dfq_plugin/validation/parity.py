@@ -1,7 +1,8 @@
 """Parity: onnxruntime's integer kernels against the independent reference, code by code.
 
 Every tensor of codes in the file is made an output of a copy of the file; both sides run the same images and every
-code is compared for equality. The file itself is run too: its logits must equal the copy's and the reference's bit by bit.
+code is compared for equality. The file itself is run too: its logits must equal the copy's and the reference's bit by
+bit.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Unit tests of the distillation loop and its losses."""

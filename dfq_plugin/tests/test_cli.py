@@ -1,0 +1,279 @@
+"""The ``dfq`` command: what goes to which stream, and which exit code says what."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dfq_plugin import pipeline, stages
+from dfq_plugin.cli import app, main
+from dfq_plugin.config import Config, load_config
+from dfq_plugin.errors import (
+    ConfigError,
+    DFQError,
+    ExportError,
+    InputError,
+    ProviderContractError,
+    UnsupportedModelError,
+    ValidationError,
+)
+from dfq_plugin.report import Report
+from dfq_plugin.tests.report.samples import full_report
+
+VERBS = ["generate", "quantize", "finetune", "export", "validate", "report"]
+CONTENT = """{
+  // comments are allowed
+  "model": {"source": "timm:tiny"},
+  "input_shape": [3, 8, 8],
+  "output_dir": "runs/tiny"
+}"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(CONTENT)
+    return path
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Replace the pipeline by one that prints and keeps the config it was given."""
+    given: list[Config] = []
+
+    def run(config: Config) -> Report:
+        sys.stdout.write("a library prints")
+        given.append(config)
+        return full_report()
+
+    monkeypatch.setattr(pipeline, "run", run)
+    return given
+
+
+def dfq(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("verb", ["run", *VERBS, "providers", "doctor", "config"])
+def test_help_names_every_verb_and_every_verb_has_help(verb: str) -> None:
+    assert verb in dfq("--help").stdout
+    own = dfq(verb, "--help")
+    assert own.exit_code == 0
+    assert own.stdout.strip()
+
+
+def test_no_verb_shows_the_help() -> None:
+    assert "Usage:" in dfq().output
+
+
+def test_unknown_verb_is_bad_input() -> None:
+    result = dfq("quantise")
+    assert result.exit_code == 2
+    assert "No such command 'quantise'" in result.output
+
+
+class TestRun:
+    def test_result_is_told_in_sentences(self, file: Path, seen: list[Config]) -> None:
+        result = dfq("run", file)
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[-1] == "Report: runs/tiny"
+        assert "12,345,678 codes" in result.stdout
+        assert len(seen) == 1
+
+    def test_json_is_all_there_is_on_stdout(self, file: Path, seen: list[Config]) -> None:
+        result = dfq("run", file, "--json")
+        assert json.loads(result.stdout) == full_report().to_json()
+        assert "a library prints" in result.stderr
+        assert len(seen) == 1
+
+    def test_settings_win_over_the_file_and_can_be_repeated(self, file: Path, seen: list[Config]) -> None:
+        assert dfq("run", file, "--set", "quantize.weight_bits=4", "--set", "calibration.seed=7").exit_code == 0
+        assert (seen[0].quantize.weight_bits, seen[0].calibration.seed) == (4, 7)
+
+    @pytest.mark.parametrize("option", ["--output", "-o"])
+    def test_output_folder_wins_over_the_file_and_over_set(self, option: str, file: Path, seen: list[Config]) -> None:
+        odd = 'else where/"x"=1, {a}'
+        assert dfq("run", file, "--set", "output_dir=third", option, odd).exit_code == 0
+        assert seen[0].output_dir == odd
+
+    def test_cache_is_used_unless_told_otherwise(self, file: Path, seen: list[Config]) -> None:
+        dfq("run", file)
+        dfq("run", file, "--no-cache")
+        assert [config.calibration.cache for config in seen] == [True, False]
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (ConfigError, 2),
+            (InputError, 2),
+            (ProviderContractError, 2),
+            (DFQError, 2),
+            (UnsupportedModelError, 3),
+            (ExportError, 3),
+            (ValidationError, 4),
+        ],
+    )
+    def test_error_is_one_message_on_stderr_and_its_exit_code(
+        self, error: type[DFQError], code: int, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_config: Config) -> Report:
+            msg = "something is wrong; do this."
+            raise error(msg)
+
+        monkeypatch.setattr(pipeline, "run", fail)
+        result = dfq("run", file, "--json")
+        assert result.exit_code == code
+        assert result.stderr == "dfq: something is wrong; do this.\n"
+        assert result.stdout == ""
+
+    def test_interrupt_says_that_work_is_kept(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupt(_config: Config) -> Report:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(pipeline, "run", interrupt)
+        result = dfq("run", file)
+        assert result.exit_code == 130
+        assert result.stderr.startswith("dfq: interrupted.")
+        assert result.stdout == ""
+
+    def test_error_that_nobody_meant_keeps_its_traceback(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(_config: Config) -> Report:
+            msg = "a bug"
+            raise ZeroDivisionError(msg)
+
+        monkeypatch.setattr(pipeline, "run", fail)
+        assert isinstance(dfq("run", file).exception, ZeroDivisionError)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--set", "quantize.weight_bits=9"], "weight_bits"),
+            (["--set", "nothing"], "expected 'section.setting=value'"),
+            (["--set", "quantise.weight_bits=4"], "unknown key"),
+        ],
+    )
+    def test_setting_that_is_wrong_is_named(
+        self, arguments: list[str], message: str, file: Path, seen: list[Config]
+    ) -> None:
+        result = dfq("run", file, *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not seen
+
+    def test_file_that_is_missing_is_named(self, tmp_path: Path) -> None:
+        result = dfq("run", tmp_path / "nowhere.json")
+        assert result.exit_code == 2
+        assert f"dfq: {tmp_path / 'nowhere.json'}: no such file" in result.stderr
+
+
+class TestStages:
+    @pytest.fixture
+    def jobs(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, stages.Job]]:
+        done: list[tuple[str, stages.Job]] = []
+
+        def stage(verb: str) -> Any:
+            def run(job: stages.Job) -> dict[str, Any]:
+                sys.stdout.write("a library prints")
+                done.append((verb, job))
+                return {"what": verb, "count": 3}
+
+            return run
+
+        for verb in VERBS:
+            monkeypatch.setitem(stages.STAGES, verb, stage(verb))
+        monkeypatch.chdir(tmp_path)
+        return done
+
+    def test_every_stage_has_a_verb(self) -> None:
+        assert list(stages.STAGES) == VERBS
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_verb_runs_its_stage_on_the_config(self, verb: str, file: Path, jobs: list[tuple[str, stages.Job]]) -> None:
+        result = dfq(verb, file, "--set", "calibration.seed=5", "-o", "else", "--no-cache")
+        assert (result.exit_code, result.stdout) == (0, f"what: {verb}\ncount: 3\n")
+        ((ran, job),) = jobs
+        assert ran == verb
+        assert (job.config.calibration.seed, job.config.calibration.cache) == (5, False)
+        assert job.output == Path("else")
+        assert job.output.is_dir()
+
+    def test_json_is_all_there_is_on_stdout(self, file: Path, jobs: list[tuple[str, stages.Job]]) -> None:
+        result = dfq("export", file, "--json")
+        assert json.loads(result.stdout) == {"what": "export", "count": 3}
+        assert len(jobs) == 1
+
+
+class TestConfig:
+    def test_valid_file_is_called_valid(self, file: Path) -> None:
+        result = dfq("config", "check", file)
+        assert result.exit_code == 0
+        assert result.stdout.startswith(f"{file}: valid (")
+
+    def test_problems_are_listed_with_their_place(self, file: Path) -> None:
+        result = dfq("config", "check", file, "--set", "calibration.num_samples=0", "--set", "finetune.lr=-1")
+        assert result.exit_code == 2
+        assert "2 problems" in result.stderr
+        assert "num_samples" in result.stderr
+        assert "finetune.lr" in result.stderr
+        assert result.stdout == ""
+
+    def test_every_setting_is_explained_with_its_origin(self, file: Path) -> None:
+        lines = dfq("config", "explain", file, "--set", "quantize.weight_bits=4").stdout.splitlines()
+        rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if line}
+        assert rows["quantize.weight_bits"] == ["4", "--set quantize.weight_bits"]
+        assert rows["output_dir"] == ['"runs/tiny"', "/output_dir"]
+        assert rows["quantize.activation_bits"] == ["8", "default"]
+
+    def test_schema_is_json_that_editors_can_use(self) -> None:
+        schema = json.loads(dfq("config", "schema").stdout)
+        assert schema["$schema"].startswith("https://json-schema.org/")
+        assert "quantize" in schema["properties"]
+
+    def test_older_config_is_converted_and_the_result_can_be_read(self, tmp_path: Path) -> None:
+        older = tmp_path / "older.json"
+        older.write_text(
+            '{"input_info": {"sample_size": [1, 3, 8, 8]}, '
+            '"compression": {"algorithm": "quantization", "weights": {"bits": 4}}}'
+        )
+        result = dfq("config", "convert", older)
+        assert result.exit_code == 0
+        converted = json.loads(result.stdout)
+        assert (converted["input_shape"], converted["quantize"]["weight_bits"]) == ([3, 8, 8], 4)
+        assert load_config({"model": {"source": "timm:tiny"}, **converted}).quantize.weight_bits == 4
+
+    def test_broken_file_is_bad_input_for_every_verb(self, tmp_path: Path) -> None:
+        broken = tmp_path / "broken.json"
+        broken.write_text("{")
+        for verb in ("check", "explain", "convert"):
+            result = dfq("config", verb, broken)
+            assert result.exit_code == 2
+            assert "syntax error" in result.stderr
+
+
+def test_providers_are_listed_for_people_and_for_programs() -> None:
+    for_people, for_programs = dfq("providers"), dfq("providers", "--json")
+    listed = json.loads(for_programs.stdout)
+    assert {"noise", "zeroq", "intraq", "folder"} <= {entry["name"] for entry in listed}
+    assert len(for_people.stdout.splitlines()) == len(listed)
+    for entry in listed:
+        assert entry["name"] in for_people.stdout
+        assert entry["needs"] in for_people.stdout
+
+
+def test_doctor_speaks_to_people_and_to_programs() -> None:
+    for_people, for_programs = dfq("doctor"), dfq("doctor", "--json")
+    assert (for_people.exit_code, for_programs.exit_code) == (0, 0)
+    assert "torch" in json.loads(for_programs.stdout)["versions"]
+    assert "torch" in for_people.stdout
+
+
+def test_console_command_calls_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["dfq", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0

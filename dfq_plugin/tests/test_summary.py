@@ -1,0 +1,168 @@
+"""From what the stages found to a report: every number in its place, with the images it was measured on."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dfq_plugin.config import Config, load_config
+from dfq_plugin.finetuning import History
+from dfq_plugin.images import LabelledImages
+from dfq_plugin.report import Report
+from dfq_plugin.student import BitAssignment, Student
+from dfq_plugin.summary import build_report, describe, file_metadata
+from dfq_plugin.synthetic_set import Provenance, SyntheticSet
+from dfq_plugin.teacher import ModelFacts, Teacher
+from dfq_plugin.validation import Census, Latency, Parity, Quality, Verdict
+from dfq_plugin.validation.census import FloatNode
+
+SYNTHETIC = SyntheticSet(
+    torch.zeros(6, 3, 8, 8),
+    None,
+    None,
+    Provenance("intraq", {"steps": 5}, 3, "abc", {"torch": "2.15", "nncf": "3.4"}, "2026-01-01"),
+)
+PLAN = (
+    BitAssignment("q1", "weight", "conv1", 4, 8, "first layer"),
+    BitAssignment("q2", "weight", "conv2", 4, 4, "requested"),
+    BitAssignment("q3", "activation", "conv2", 4, 4, "requested"),
+)
+STUDENT = Student(nn.Identity(), (3, 8, 8), (), (), PLAN)
+TEACHER = Teacher(nn.Identity(), ModelFacts((3, 8, 8), 10, None, None, ("bn",), "fc", "abc"))
+VERDICT = Verdict(
+    census=Census(5, 1, (FloatNode("softmax", "Softmax", "because"),), 3, 3, {"QLinearConv": 2}),
+    parity=Parity(1000, 0, 7, 1, logits_equal=True, images=4),
+    latency=Latency(float_ms=2.0, integer_ms=1.0, runs=9),
+    size_bytes=100,
+    sqnr_db=(("conv1", 30.0), ("conv2", math.inf)),
+)
+QUALITY = {
+    "teacher": Quality(100.0, 80.0, 0.0, math.inf),
+    "student": Quality(90.0, 70.0, 0.2, 12.0),
+    "onnx": Quality(89.0, 69.0, 0.3, 11.0),
+}
+EVIDENCE = LabelledImages(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), "folder:photos")
+
+
+def config(**more: Any) -> Config:
+    content = {"model": {"source": "timm:tiny", "weights": "tag"}, "input_shape": [3, 8, 8], **more}
+    return load_config(content)
+
+
+def build(**changes: Any) -> Report:
+    parts: dict[str, Any] = {
+        "config": config(),
+        "teacher": TEACHER,
+        "synthetic": SYNTHETIC,
+        "student": STUDENT,
+        "history": History((3.0, 1.0)),
+        "verdict": VERDICT,
+        "float_size_bytes": 400,
+        "evidence": EVIDENCE,
+        "quality": QUALITY,
+        "timings_s": {"export": 1.5},
+    }
+    return build_report(**{**parts, **changes})
+
+
+def test_set_is_described_by_count_provider_and_seed() -> None:
+    assert describe(SYNTHETIC) == "6 calibration images (intraq, seed 3)"
+
+
+def test_file_says_where_it_comes_from() -> None:
+    assert file_metadata(SYNTHETIC, STUDENT) == {
+        "provider": "intraq",
+        "seed": "3",
+        "num_samples": "6",
+        "teacher": "abc",
+        "bits": "activation 4, weight 4, weight 8",
+        "versions": "nncf 3.4, torch 2.15",
+    }
+
+
+def test_every_number_has_its_place() -> None:
+    report = build()
+    assert report.model == "timm:tiny (tag)"
+    assert report.accuracy == {"teacher": 80.0, "student": 70.0, "onnx": 69.0}
+    assert report.agreement == {"student": 90.0, "onnx": 89.0}
+    assert report.kl_nats == {"student": 0.2, "onnx": 0.3}
+    assert report.logits_sqnr_db == {"student": 12.0, "onnx": 11.0}
+    assert (report.census["integer"], report.census["float"]) == (5, 1)
+    assert report.census["float_nodes"] == ({"name": "softmax", "op_type": "Softmax", "reason": "because"},)
+    assert (report.parity["codes_compared"], report.parity["mismatches"], report.parity["tensors"]) == (1000, 0, 7)
+    assert report.latency_ms == {"float": 2.0, "integer": 1.0}
+    assert report.size_bytes == {"float": 400, "integer": 100}
+    assert report.sqnr_db == VERDICT.sqnr_db
+    assert report.losses == {"distillation": (3.0, 1.0)}
+    assert report.timings_s == {"export": 1.5}
+    assert report.peak_memory_bytes is None or report.peak_memory_bytes > 0
+
+
+def test_bits_are_listed_as_requested_and_applied() -> None:
+    first = build().bits[0]
+    assert first == {
+        "name": "q1", "kind": "weight", "layer": "conv1", "requested": 4, "applied": 8, "reason": "first layer"
+    }  # fmt: skip
+
+
+def test_every_number_says_on_which_images_it_was_measured() -> None:
+    report = build()
+    on_calibration = "6 calibration images (intraq, seed 3)"
+    assert report.calibration_set == on_calibration
+    assert report.measured_on == {
+        "parity": on_calibration,
+        "sqnr_db": on_calibration,
+        "latency_ms": "one image of noise",
+        "agreement": "folder:photos",
+        "accuracy": "folder:photos",
+    }
+
+
+def test_provenance_tells_teacher_provider_and_settings() -> None:
+    report = build()
+    assert report.provenance["provider"] == "intraq"
+    assert report.provenance["settings"] == {"steps": 5}
+    assert report.provenance["versions"]["nncf"] == "3.4"
+    assert report.provenance["teacher_facts"]["num_classes"] == 10
+    assert report.config == config().resolved()
+
+
+def test_nothing_is_claimed_where_nothing_was_measured() -> None:
+    verdict = replace(VERDICT, latency=None)
+    report = build(evidence=None, quality={}, verdict=verdict, history=History(()))
+    assert set(report.accuracy.values()) | set(report.agreement.values()) == {None}
+    assert report.latency_ms == {"float": None, "integer": None}
+    assert report.losses == {}
+    assert "agreement" not in report.measured_on
+    assert any("Quality was not measured" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_missing_labels_are_said_to_be_missing(labelled: bool) -> None:
+    evidence = EVIDENCE if labelled else replace(EVIDENCE, labels=None)
+    notes = build(evidence=evidence).notes
+    assert any("have no labels, so there is no accuracy" in note for note in notes) != labelled
+
+
+def test_notes_of_the_config_are_passed_on() -> None:
+    notes = config(target_device="VPU").notes
+    assert notes
+    assert set(build(config=config(target_device="VPU")).notes) >= {f"{note.pointer}: {note.message}" for note in notes}
+
+
+def test_network_without_weights_is_said_to_bring_its_own() -> None:
+    assert build(config=load_config({"model": {"source": "python:a.b:c"}, "input_shape": [3, 8, 8]})).model == (
+        "python:a.b:c (own weights)"
+    )
+
+
+def test_report_becomes_json_and_back() -> None:
+    written = json.dumps(build().to_json(), allow_nan=False)
+    again = Report.from_json(json.loads(written))
+    assert json.dumps(again.to_json(), allow_nan=False) == written

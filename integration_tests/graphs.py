@@ -1,0 +1,62 @@
+"""Small quantized ONNX graphs, written node by node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+class GraphBuilder:
+    """Collects nodes and constants; every method gives the name of the tensor it makes."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape  # of one image
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, array: Any, dtype: Any) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(array, dtype=dtype), name))
+        return name
+
+    def node(self, op_type: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        output = name or f"{op_type.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        return output
+
+    def quantize(self, source: str, step: float, zero: int) -> str:
+        return self.node("QuantizeLinear", source, self.constant(step, np.float32), self.constant(zero, np.uint8))
+
+    def dequantize(self, source: str, step: float, zero: int) -> str:
+        return self.node("DequantizeLinear", source, self.constant(step, np.float32), self.constant(zero, np.uint8))
+
+    def requantize(self, source: str, step: float, zero: int) -> str:
+        """To codes and back."""
+        return self.dequantize(self.quantize(source, step, zero), step, zero)
+
+    def weight(self, codes: Any, steps: Any, axis: int = 0) -> str:
+        zeros = np.zeros(np.shape(steps), dtype=np.int8)
+        inputs = self.constant(codes, np.int8), self.constant(steps, np.float32), self.constant(zeros, np.int8)
+        return self.node("DequantizeLinear", *inputs, axis=axis)
+
+    def bias(self, codes: Any, input_step: float, steps: Any) -> str:
+        steps = np.float32(input_step) * np.asarray(steps, dtype=np.float32)
+        zeros = np.zeros(np.shape(steps), dtype=np.int32)
+        inputs = self.constant(codes, np.int32), self.constant(steps, np.float32), self.constant(zeros, np.int32)
+        return self.node("DequantizeLinear", *inputs, axis=0)
+
+    def save(self, path: Path, output: str) -> Path:
+        """Write the file; ``output`` is the tensor that it hands out, float."""
+        graph = helper.make_graph(
+            self.nodes,
+            "graph",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *self.shape])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+            self.constants,
+        )
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+        return path

@@ -1,0 +1,166 @@
+"""A student on disk and back: the same answers to the last bit, or one clear error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfq_plugin.config import FinetuneSettings, QuantizeSettings
+from dfq_plugin.errors import InputError
+from dfq_plugin.finetuning import finetune
+from dfq_plugin.network_state import Snapshot
+from dfq_plugin.quantization import load_student, quantize, save_student
+from dfq_plugin.student import Student
+from dfq_plugin.synthetic_set import SyntheticSet, describe_run
+from dfq_plugin.testing import tiny_teacher
+from dfq_plugin.tests.quantization.networks import Branches
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def images(count: int = 16) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
+
+
+def synthetic_set() -> SyntheticSet:
+    return SyntheticSet(images(), None, None, describe_run("noise", {}, 0, "any"))
+
+
+def student_of(teacher: nn.Module, **fields: Any) -> Student:
+    return quantize(teacher, synthetic_set(), QuantizeSettings.model_validate(fields))
+
+
+def branches() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(4)
+        return Branches().eval()
+
+
+def sequential() -> nn.Module:
+    teacher = tiny_teacher()
+    return nn.Sequential(teacher.conv1, teacher.bn1, teacher.relu1, nn.Flatten(), nn.Linear(512, 4)).eval()
+
+
+def assert_same(loaded: Student, student: Student) -> None:
+    assert torch.equal(loaded(images(40)), student(images(40)))
+    assert (loaded.sites, loaded.layers, loaded.plan) == (student.sites, student.layers, student.plan)
+    assert loaded.input_shape == student.input_shape
+    for site in student.sites:
+        grid, expected = loaded.grid(site), student.grid(site)
+        assert torch.equal(grid.step, expected.step)
+        assert torch.equal(grid.zero_point, expected.zero_point)
+        assert (grid.low, grid.high, grid.axis) == (expected.low, expected.high, expected.axis)
+
+
+@pytest.mark.parametrize("make", [tiny_teacher, branches, sequential])
+@pytest.mark.parametrize("preset", ["performance", "mixed"])
+@pytest.mark.parametrize("bits", [8, 3])
+def test_loaded_student_is_the_saved_one(tmp_path: Path, make: Callable[[], nn.Module], preset: str, bits: int) -> None:
+    teacher = make()
+    student = student_of(teacher, weight_bits=bits, activation_bits=bits, preset=preset, residual_bits=bits)
+    save_student(student, tmp_path / "student")
+    loaded = load_student(tmp_path / "student", teacher)
+    assert_same(loaded, student)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_finetuned_student_comes_back_as_well(tmp_path: Path) -> None:
+    teacher = tiny_teacher()
+    student = student_of(teacher, weight_bits=3, activation_bits=3)
+    finetune(teacher, student, synthetic_set(), FinetuneSettings(epochs=1, batch_size=8))
+    save_student(student, tmp_path)
+    assert_same(load_student(tmp_path, teacher), student)
+
+
+def test_loaded_student_can_be_finetuned_and_saved_again(tmp_path: Path) -> None:
+    teacher = tiny_teacher()
+    save_student(student_of(teacher, weight_bits=3), tmp_path)
+    loaded = load_student(tmp_path, teacher)
+    assert finetune(teacher, loaded, synthetic_set(), FinetuneSettings(epochs=1, batch_size=8)).losses
+    save_student(loaded, tmp_path)
+    assert_same(load_student(tmp_path, teacher), loaded)
+
+
+def test_only_the_architecture_of_the_teacher_is_used_and_it_is_left_as_it_was(tmp_path: Path) -> None:
+    student = student_of(tiny_teacher())
+    save_student(student, tmp_path)
+    teacher = tiny_teacher().train()
+    teacher.conv2.weight.data.zero_()
+    before = Snapshot(teacher)
+    loaded = load_student(str(tmp_path), teacher)
+    assert before.restore() == []
+    assert_same(loaded, student)
+
+
+def test_the_files_hold_no_pickle_and_no_half_written_one_is_left(tmp_path: Path) -> None:
+    save_student(student_of(tiny_teacher()), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student.json", "student.safetensors"]
+    json.loads((tmp_path / "student.json").read_text())
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_student(student_of(tiny_teacher()), tmp_path)
+    return tmp_path
+
+
+class Wider(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 9, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        output: Tensor = self.conv1(pixels)
+        return output
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: tiny_teacher(num_classes=5), id="more_classes"),
+        pytest.param(lambda: tiny_teacher(channels=1), id="fewer_channels"),
+        pytest.param(branches, id="other_layers"),
+        pytest.param(lambda: Wider().eval(), id="other_class"),
+    ],
+)
+def test_another_network_is_refused(saved: Path, make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(InputError, match="holds a student of another network than"):
+        load_student(saved, make())
+
+
+@pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
+def test_a_missing_file_is_an_error_that_names_it(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(InputError, match=name):
+        load_student(saved, tiny_teacher())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("student.json", "{", "cannot be read"),
+        ("student.json", "[]", "is not of format 1"),
+        ("student.json", '{"format": 99}', "is not of format 1"),
+        ("student.json", '{"format": 1}', "another network"),
+        ("student.safetensors", "cut off", "cannot be read"),
+    ],
+)
+def test_a_broken_file_is_an_error(saved: Path, name: str, content: str, message: str) -> None:
+    (saved / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_student(saved, tiny_teacher())
+
+
+def test_code_of_others_is_not_imported(saved: Path) -> None:
+    description = json.loads((saved / "student.json").read_text())
+    description["nncf"]["compression_state"][0]["module_path"] = "os"
+    (saved / "student.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match="untrusted path 'os'"):
+        load_student(saved, tiny_teacher())
