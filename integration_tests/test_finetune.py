@@ -17,12 +17,12 @@ from dfq_plugin.quantization import quantize
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 from dfq_plugin.testing import tiny_teacher
-from dfq_plugin.tests.quantization.networks import Branches
+from dfq_plugin.tests.quantization.networks import Branches, filled
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
-def make_set(count: int = 48, seed: int = 0) -> SyntheticSet:
+def make_set(count: int = 128, seed: int = 0) -> SyntheticSet:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, 8, 8, generator=generator)
     return SyntheticSet(images, None, None, describe_run("noise", {}, seed, "any"))
@@ -30,13 +30,13 @@ def make_set(count: int = 48, seed: int = 0) -> SyntheticSet:
 
 @pytest.fixture(scope="module", params=["performance", "mixed"])
 def student(request: pytest.FixtureRequest, kernels: object) -> Student:  # noqa: ARG001 - built first
-    """Three bits everywhere but at the ends; every test takes a copy."""
-    settings = QuantizeSettings(weight_bits=3, activation_bits=3, preset=request.param)
+    """Two bits everywhere but at the ends; every test takes a copy."""
+    settings = QuantizeSettings(weight_bits=2, activation_bits=2, preset=request.param)
     return quantize(tiny_teacher(), make_set(), settings)
 
 
 def run(student: Student, **fields: Any) -> History:
-    settings = FinetuneSettings.model_validate({"epochs": 4, "batch_size": 16, **fields})
+    settings = FinetuneSettings.model_validate({"epochs": 2, "batch_size": 16, "lr": 1e-2, **fields})
     return finetune(tiny_teacher(), student, make_set(), settings)
 
 
@@ -54,10 +54,10 @@ def ranges_of(student: Student) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("loss", ["kl", "mse"])
 def test_student_comes_nearer_to_the_teacher_on_images_it_has_not_seen(student: Student, loss: str) -> None:
     tuned = copy.deepcopy(student)
-    history = run(tuned, loss=loss, epochs=12)
-    assert len(history.losses) == 12
-    assert history.losses[-1] < 0.7 * history.losses[0]
-    assert distance(tuned, seed=1) < 0.9 * distance(student, seed=1)
+    history = run(tuned, loss=loss, lr=3e-3, epochs=16, augment=False)
+    assert len(history.losses) == 16
+    assert history.losses[-1] < 0.8 * history.losses[0]
+    assert distance(tuned, seed=1) < 0.97 * distance(student, seed=1)
 
 
 def test_biases_are_on_the_integer_grid_afterwards(student: Student) -> None:
@@ -121,9 +121,8 @@ def test_a_rate_that_is_far_too_high_is_an_error_that_names_it(student: Student)
 
 
 def test_a_quantizer_in_two_places_is_trained_once() -> None:
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(4)
-        teacher = Branches().eval()
-    student = quantize(teacher, make_set(), QuantizeSettings(weight_bits=3, activation_bits=3))
-    history = finetune(teacher, student, make_set(), FinetuneSettings(epochs=4, batch_size=16))
+    teacher = filled(Branches())
+    student = quantize(teacher, make_set(), QuantizeSettings(weight_bits=2, activation_bits=2))
+    settings = FinetuneSettings(epochs=4, batch_size=16, lr=1e-2, augment=False)
+    history = finetune(teacher, student, make_set(), settings)
     assert history.losses[-1] < history.losses[0]

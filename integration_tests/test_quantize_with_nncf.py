@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nncf.common.logging.track_progress import track
 from nncf.quantization.algorithms.fast_bias_correction.algorithm import FastBiasCorrection
 from nncf.quantization.algorithms.min_max.algorithm import MinMaxQuantization
 from nncf.quantization.algorithms.pipeline import Pipeline
+from nncf.quantization.algorithms.post_training.pipeline import create_ptq_pipeline
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +27,7 @@ from dfq_plugin.quantization import nncf_steps, quantize, ranges
 from dfq_plugin.student import Grid, QuantizerSite, Student
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 from dfq_plugin.testing import tiny_teacher
-from dfq_plugin.tests.quantization.networks import Branches, asymmetric, symmetric
+from dfq_plugin.tests.quantization.networks import Branches, asymmetric, filled, symmetric
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -47,8 +49,13 @@ def student_of(
 @cache
 def tiny_student(bits: int = 8, preset: str = "performance", choice: str = "auto") -> Student:
     """Everything but the image at the same number of bits."""
-    fields = {"weight_range": choice, "activation_range": choice, "preset": preset}
-    everywhere = {"weight_bits": bits, "activation_bits": bits, "residual_bits": bits, "first_last_bits": None}
+    fields: dict[str, Any] = {"weight_range": choice, "activation_range": choice, "preset": preset}
+    everywhere: dict[str, Any] = {
+        "weight_bits": bits,
+        "activation_bits": bits,
+        "residual_bits": bits,
+        "first_last_bits": None,
+    }
     return student_of(tiny_teacher(), **fields, **everywhere)
 
 
@@ -246,9 +253,7 @@ class TestRanges:
                 logits: Tensor = self.conv2(F.elu(self.conv1(pixels))).mean((2, 3))
                 return logits
 
-        with torch.random.fork_rng():
-            torch.random.default_generator.manual_seed(0)
-            teacher = Signed().eval()
+        teacher = filled(Signed())
         student = student_of(teacher, activation_bits=4, first_last_bits=None, preset="mixed")
         grid = student.grid(by_layer(student)["/elu/0"])
         lowest = grid.step.item() * -grid.zero_point.item()
@@ -331,7 +336,7 @@ class TestScopes:
         assert distance(student, tiny_teacher(), make_set().images) < 0.03
 
     def test_the_input_of_a_second_branch_is_known_when_the_first_is_in_float(self) -> None:
-        student = student_of(Branches().eval(), ignored_scopes={"names": ["left"]}, activation_bits=4)
+        student = student_of(filled(Branches()), ignored_scopes={"names": ["left"]}, activation_bits=4)
         site = by_layer(student)["right/conv2d/0"]
         assert site.is_input
         assert {entry.applied for entry in student.plan if entry.reason == "network input"} == {8}
@@ -339,7 +344,7 @@ class TestScopes:
 
 class TestStructures:
     def test_parts_of_a_concatenation_share_a_grid_and_its_bits(self) -> None:
-        student = student_of(Branches().eval(), weight_bits=4, activation_bits=4)
+        student = student_of(filled(Branches()), weight_bits=4, activation_bits=4)
         site = by_layer(student)["/relu/0"]
         assert site.others == ("/relu/1",)
         assert student.quantizer(site.name).num_bits == 4
@@ -404,7 +409,7 @@ class TestStructures:
 class TestTargetDevice:
     def test_reaches_nncf(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[Any] = []
-        create = nncf_steps.create_ptq_pipeline
+        create = create_ptq_pipeline
 
         def note(**arguments: Any) -> Pipeline:
             seen.append(arguments["target_device"])
@@ -439,10 +444,10 @@ class TestQuiet:
         assert "Statistics collection" not in out
 
     def test_nncf_draws_its_own_bars_again_afterwards(self) -> None:
-        before = nncf_steps.track.__init__
+        before = track.__init__
         with pytest.raises(UnsupportedModelError):
             student_of(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)).eval())
-        assert nncf_steps.track.__init__ is before
+        assert track.__init__ is before
 
 
 class TestUntouched:
@@ -464,7 +469,7 @@ class TestUntouched:
 
     def test_global_random_states_are_not_used(self) -> None:
         def states() -> tuple[Any, ...]:
-            return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+            return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
 
         before = states()
         student_of(tiny_teacher(), weight_bits=4, activation_bits=4)
@@ -562,15 +567,14 @@ def test_our_step_stands_between_placement_and_bias_correction(monkeypatch: pyte
     assert steps[-1] == [MinMaxQuantization, nncf_steps.LowBitStep, *([FastBiasCorrection] if correct else [])]
 
 
-def test_bias_correction_brings_the_mean_of_the_logits_nearer() -> None:
+@pytest.mark.parametrize("rounding", ["nearest", "squant"])
+def test_bias_correction_makes_up_for_the_weights_as_they_are_rounded(rounding: str) -> None:
     teacher, images = tiny_teacher(), make_set().images
+    fields: dict[str, Any] = {"bit_overrides": {"fc|WEIGHT": 2}, "activation_range": "min_max", "rounding": rounding}
     with torch.no_grad():
         expected = teacher(images).mean(0)
-        gaps = [
-            (
-                student_of(teacher, weight_bits=2, first_last_bits=None, bias_correction=correct)(images).mean(0)
-                - expected
-            )
+        corrected, plain = (
+            student_of(teacher, bias_correction=correct, **fields)(images).mean(0) - expected
             for correct in (True, False)
-        ]
-    assert gaps[0].norm() < 0.5 * gaps[1].norm()
+        )
+    assert corrected.norm() < 0.5 * plain.norm()

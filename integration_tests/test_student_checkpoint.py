@@ -19,7 +19,7 @@ from dfq_plugin.quantization import load_student, quantize, save_student
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 from dfq_plugin.testing import tiny_teacher
-from dfq_plugin.tests.quantization.networks import Branches
+from dfq_plugin.tests.quantization.networks import Branches, filled
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -37,9 +37,7 @@ def student_of(teacher: nn.Module, **fields: Any) -> Student:
 
 
 def branches() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(4)
-        return Branches().eval()
+    return filled(Branches())
 
 
 def sequential() -> nn.Module:

@@ -128,7 +128,8 @@ class QuantizeSettings(Settings):
         description="Where quantizers stand: everything that integer kernels can run is quantized.",
     )
     rounding: Literal["squant", "nearest"] = Field(
-        default="squant", description="Round weights so that errors cancel within each kernel and channel, or to nearest."
+        default="squant",
+        description="Round weights so that errors cancel within each kernel and channel, or to nearest.",
     )
     bias_correction: bool = Field(
         default=False, description="Shift biases by what quantization moves each layer's mean output on the images."

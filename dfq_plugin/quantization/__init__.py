@@ -52,13 +52,7 @@ def quantize(
     with untouched_random_state(teacher), torch.no_grad():
         hooked, step = run_pipeline(network, graph, dataset, settings, target_device)
     channels, height, width = synthetic.images.shape[1:]
-    student = Student(
-        hooked.requires_grad_(requires_grad=False),
-        (channels, height, width),
-        tuple(step.sites),
-        tuple(step.layers),
-        tuple(step.plan),
-    )
+    student = step.student(hooked.requires_grad_(requires_grad=False), (channels, height, width))
     if synthetic.pixel_range is not None:
         _cover_pixels(student, synthetic.pixel_range)
     student.snap_biases()
@@ -67,7 +61,7 @@ def quantize(
 
 
 def _cover_pixels(student: Student, pixel_range: tuple[float, float]) -> None:
-    """Give the network's input the range that pixels really have: synthetic ones may lie far outside it or inside it."""
+    """Give the network's input the range that real pixels have; synthetic ones may lie far outside or well inside."""
     for site, quantizer in student.quantizers():
         if site.is_input:
             set_limits(quantizer, *pixel_range)

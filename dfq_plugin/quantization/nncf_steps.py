@@ -151,8 +151,12 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         self._fit_weights(model.model, quantizers)
         self._fit_activations(model.model, quantizers)
         if self._settings.rounding == "squant":
-            round_weights(Student(model.model, (0, 0, 0), tuple(self.sites), tuple(self.layers), tuple(self.plan)))
+            round_weights(self.student(model.model, (0, 0, 0)))
         return model
+
+    def student(self, network: nn.Module, input_shape: tuple[int, int, int]) -> Student:
+        """The quantized network with what is known about it; ``input_shape`` is that of one image, (C, H, W)."""
+        return Student(network, input_shape, tuple(self.sites), tuple(self.layers), tuple(self.plan))
 
     def _read_placement(self, network: nn.Module) -> None:
         hooks = placed_quantizers(network)

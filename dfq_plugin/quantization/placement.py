@@ -56,7 +56,7 @@ def _site(hooks: Sequence[str], graph: OperatorGraph) -> QuantizerSite:
         layers[0],
         tuple(graph.own_name(reader) for reader in readers),
         multiplied=any(graph.node(reader).node_type in MULTIPLY_ACCUMULATE for reader in readers),
-        is_input=any(_origin(place, graph).node_type == INPUT for place in places),
+        is_input=all(_origin(place, graph).node_type == INPUT for place in places),
         others=tuple(layers[1:]),
     )
 

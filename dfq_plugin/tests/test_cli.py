@@ -96,10 +96,12 @@ class TestRun:
         assert (seen[0].quantize.weight_bits, seen[0].calibration.seed) == (4, 7)
 
     @pytest.mark.parametrize("option", ["--output", "-o"])
-    def test_output_folder_wins_over_the_file_and_over_set(self, option: str, file: Path, seen: list[Config]) -> None:
-        odd = 'else where/"x"=1, {a}'
-        assert dfq("run", file, "--set", "output_dir=third", option, odd).exit_code == 0
-        assert seen[0].output_dir == odd
+    @pytest.mark.parametrize("folder", ['else where/"x"=1, {a}', "2026"])
+    def test_output_folder_wins_over_the_file_and_over_set(
+        self, option: str, folder: str, file: Path, seen: list[Config]
+    ) -> None:
+        assert dfq("run", file, "--set", "output_dir=third", option, folder).exit_code == 0
+        assert seen[0].output_dir == folder
 
     def test_cache_is_used_unless_told_otherwise(self, file: Path, seen: list[Config]) -> None:
         dfq("run", file)

@@ -113,3 +113,10 @@ class TestBatches:
     def test_go_to_the_device_that_was_asked_for(self) -> None:
         (found,) = _Batches(make_set(2).images, 2, "torch", None, "meta")
         assert found.device.type == "meta"
+
+
+@pytest.mark.parametrize("limits", [None, (-2.0, 2.5)])
+def test_pixel_range_survives_saving(tmp_path: Path, limits: tuple[float, float] | None) -> None:
+    made = SyntheticSet(torch.zeros(1, 3, 2, 2), None, None, Provenance("noise", {}, 0, "", {}, ""), limits)
+    made.save(tmp_path / "set.safetensors")
+    assert SyntheticSet.load(tmp_path / "set.safetensors").pixel_range == limits

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dfq_plugin.errors import InputError, UnsupportedModelError
 from dfq_plugin.network_state import Snapshot
-from dfq_plugin.teacher import digest_of, pooled_features, read_facts
+from dfq_plugin.teacher import ModelFacts, digest_of, pooled_features, read_facts
 from dfq_plugin.testing import TinyNetwork, tiny_teacher
 
 SHAPE = (3, 8, 8)
@@ -198,3 +198,12 @@ class TestPooledFeatures:
         facts = read_facts(network, SHAPE)
         with pytest.raises(UnsupportedModelError, match="no pooled feature"), pooled_features(network, facts):
             pass
+
+
+class TestPixelRange:
+    def test_is_that_of_black_and_white_pixels_over_all_channels(self) -> None:
+        facts = ModelFacts((2, 8, 8), 4, (0.5, 0.2), (0.5, 0.1), (), None, "")
+        assert facts.pixel_range == pytest.approx((-2.0, 8.0))
+
+    def test_is_none_when_the_normalisation_is_not_known(self) -> None:
+        assert ModelFacts((2, 8, 8), 4, None, None, (), None, "").pixel_range is None

@@ -31,6 +31,17 @@ class Branches(nn.Module):
         return logits
 
 
+def filled(network: nn.Module) -> nn.Module:
+    """Random weights, and BatchNorm layers whose statistics and affine values are all different from 0 and 1."""
+    random = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=random)
+                tensor.copy_(noise.abs() + 0.2 if name.endswith("running_var") else noise)
+    return network.eval()
+
+
 def traced(network: nn.Module) -> tuple[Body, OperatorGraph]:
     """The network, ready for quantizers, and its graph."""
     body = Body(network.eval())

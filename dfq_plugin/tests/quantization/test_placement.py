@@ -68,6 +68,16 @@ def test_a_quantizer_in_two_places_is_one_site_that_names_both(placed: tuple[Bod
     assert "activation /relu/1" not in sites_of(*placed)
 
 
+def test_a_quantizer_of_the_image_and_of_something_else_is_not_the_networks_input() -> None:
+    body, graph = traced(Branches())
+    shared = symmetric()
+    put(body, "post", "images", 0, shared)
+    put(body, "post", "network/relu/0", 0, shared)
+    site = sites_of(body, graph)["activation images"]
+    assert not site.is_input
+    assert site.readers == ("left/conv2d/0", "right/conv2d/0", "last/conv2d/0")
+
+
 def test_a_tensor_that_only_a_mean_reads_is_not_multiplied(placed: tuple[Body, OperatorGraph]) -> None:
     site = sites_of(*placed)["activation /relu/2"]
     assert site.readers == ("/mean/0",)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dfq_plugin.errors import UnsupportedModelError
 from dfq_plugin.network_state import Snapshot
 from dfq_plugin.quantization.prepare import prepare
+from dfq_plugin.tests.quantization.networks import filled
 
 IMAGES = torch.randn(4, 4, 6, 6, generator=torch.Generator().manual_seed(3))
 
@@ -29,17 +30,6 @@ class Net(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         output: Tensor = self.run(self, images)
         return output
-
-
-def filled(network: nn.Module) -> nn.Module:
-    """Random weights, and BatchNorm layers whose statistics and affine values are all different from 0 and 1."""
-    random = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=random)
-                tensor.copy_(noise.abs() + 0.2 if name.endswith("running_var") else noise)
-    return network.eval()
 
 
 def in_turn(network: Any, images: Tensor) -> Any:

@@ -15,8 +15,10 @@ from dfq_plugin.quantization.ranges import (
     search_channel_scales,
     search_tensor_range,
     search_tensor_scale,
+    set_limits,
     watch,
 )
+from dfq_plugin.tests.quantization.networks import asymmetric, symmetric
 
 RANDOM = torch.Generator().manual_seed(11)
 LONG_TAIL = torch.cat([torch.randn(4000, generator=RANDOM), torch.tensor([9.0, -7.0])])
@@ -190,6 +192,30 @@ class TestChannelScales:
     def test_is_the_largest_magnitude_when_nothing_else_is_tried(self) -> None:
         weight = torch.tensor([[0.1, -0.4], [3.0, 2.0]])
         assert search_channel_scales(weight, -1, 1, ratios=torch.ones(1)).tolist() == pytest.approx([0.4, 3.0])
+
+
+class TestSetLimits:
+    """Pixels between -2 and 2.5, in the 256 codes of an input quantizer."""
+
+    def test_of_a_signed_quantizer_cover_the_larger_side(self) -> None:
+        quantizer = symmetric(9.0)
+        set_limits(quantizer, -2.0, 2.5)
+        assert quantizer.scale.item() == 2.5
+        set_limits(quantizer, -2.56, 1.0)
+        assert quantizer.scale.item() == pytest.approx(2.54)  # code -128 is -2.56
+        assert quantizer.signed
+
+    def test_of_pixels_without_negative_values_use_all_codes(self) -> None:
+        quantizer = symmetric(9.0)
+        set_limits(quantizer, 0.0, 1.0)
+        assert (quantizer.scale.item(), quantizer.level_low, quantizer.level_high) == (1.0, 0, 255)
+
+    def test_of_an_asymmetric_quantizer_leave_zero_a_code(self) -> None:
+        quantizer = asymmetric(-9.0, 9.0)
+        set_limits(quantizer, -2.0, 2.5)
+        step = 4.5 / 255
+        assert quantizer.input_range.item() == pytest.approx(4.5)
+        assert quantizer.input_low.item() == pytest.approx(-113 * step)  # 2 / step = 113.3
 
 
 def test_the_full_range_is_among_what_is_tried() -> None:

@@ -100,5 +100,10 @@ def test_missing_layers_are_refused_with_their_reasons() -> None:
         require_integer(Census(1, 2, nodes, products_asked=3, products_integer=1), "m.onnx")
 
 
+def test_a_single_missing_layer_is_refused() -> None:
+    with pytest.raises(ValidationError, match="1 of 3 quantized layers"):
+        require_integer(Census(2, 1, (FloatNode("n", "Conv", "-"),), products_asked=3, products_integer=2), "m.onnx")
+
+
 def test_float_operators_are_accepted_when_no_product_is_among_them() -> None:
     require_integer(Census(3, 1, (FloatNode("n", "Softmax", "-"),), products_asked=3, products_integer=3), "m.onnx")

@@ -205,6 +205,11 @@ def test_float_operator_is_not_computed_and_the_given_codes_are_taken_on() -> No
     assert found.output.tolist() == [[[[14.0, 14.0], [14.0, 14.0]]]]
 
 
+def test_given_codes_never_replace_what_the_reference_computes() -> None:
+    wrong = np.zeros((1, 1, 2, 2), dtype=np.uint8)
+    assert run(given={"codes": wrong}).codes["codes"].tolist() == [[[[10, 12], [14, 16]]]]
+
+
 def test_nothing_is_known_behind_a_float_operator_without_given_codes() -> None:
     nodes = [("Exp", ["values"], "float"), ("QuantizeLinear", ["float", "one", "zero"], "behind")]
     found = run(*nodes, ("MaxPool", ["behind"], "next", {"kernel_shape": [2, 2]}), output="next")

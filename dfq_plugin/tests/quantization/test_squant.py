@@ -1,0 +1,117 @@
+"""SQuant: its laws, its equality with a plain loop, and its effect."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfq_plugin.quantization.squant import squant_codes
+
+SHAPES = [
+    pytest.param((6, 8, 9), id="conv3x3"),
+    pytest.param((16, 1, 9), id="depthwise"),
+    pytest.param((4, 3, 25), id="conv5x5"),
+    pytest.param((5, 40, 1), id="linear"),
+]
+
+
+def random_weights(shape: tuple[int, int, int], top: int, seed: int = 0) -> Tensor:
+    """Weights whose largest magnitude per output channel is ``top`` steps."""
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return weights / weights.abs().amax(dim=(1, 2), keepdim=True) * top
+
+
+def half_even(value: float) -> int:
+    return round(value)  # Python rounds halves to even, as the method does
+
+
+def flip_row(errors: list[float], moves: list[int], count: int, wanted: int) -> list[int]:
+    """Indices of the ``count`` best elements that can move in the wanted direction."""
+    able = [index for index in range(len(errors)) if moves[index] == wanted]
+    return sorted(able, key=lambda index: (-abs(errors[index]), index))[:count]
+
+
+def direction(error: float, code: int, low: int, high: int) -> int:
+    step = -int(math.copysign(1, error)) if error else 0
+    return step if step and low <= code + step <= high else 0
+
+
+def loop_codes(channel: Tensor, low: int, high: int) -> list[list[int]]:
+    """The method for one output channel, (in, kernel), one element at a time."""
+    x = channel.tolist()
+    q = [[min(max(half_even(v), low), high) for v in kernel] for kernel in x]
+    e = [[q[n][i] - x[n][i] for i in range(len(x[n]))] for n in range(len(x))]
+    can = [[direction(e[n][i], q[n][i], low, high) for i in range(len(x[n]))] for n in range(len(x))]
+    if len(x[0]) > 1:
+        for n in range(len(x)):
+            total = sum(e[n])
+            wanted = -int(math.copysign(1, total)) if total else 0
+            count = half_even(abs(total))
+            ranked = flip_row(e[n], can[n], len(x[n]), wanted)
+            for index in ranked[:count]:
+                q[n][index] += wanted
+                e[n][index] += wanted
+            left = [0] * len(x[n])
+            if count > 0 and count >= abs(total) and len(ranked) >= count:
+                left[ranked[count - 1]] = -wanted
+            elif not (count > 0 and count >= abs(total)) and len(ranked) > count:
+                left[ranked[count]] = wanted
+            can[n] = left
+    flat_e = [value for kernel in e for value in kernel]
+    flat_can = [value for kernel in can for value in kernel]
+    total = sum(flat_e)
+    wanted = -int(math.copysign(1, total)) if total else 0
+    for index in flip_row(flat_e, flat_can, half_even(abs(total)), wanted):
+        q[index // len(x[0])][index % len(x[0])] += wanted
+    return q
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+class TestSquantCodes:
+    def test_equals_the_plain_loop(self, shape: tuple[int, int, int], bits: int) -> None:
+        top = 2 ** (bits - 1) - 1
+        weights = random_weights(shape, top, seed=bits)
+        expected = torch.tensor([loop_codes(channel, -top, top) for channel in weights], dtype=torch.float64)
+        assert torch.equal(squant_codes(weights, -top, top), expected)
+
+    def test_keeps_its_laws(self, shape: tuple[int, int, int], bits: int) -> None:
+        top = 2 ** (bits - 1) - 1
+        weights = random_weights(shape, top, seed=bits) * 0.9  # no code at the end of the range is in the way
+        codes = squant_codes(weights, -top, top)
+        errors = codes - weights
+        assert codes.abs().max() <= top
+        assert torch.equal(codes, codes.round())
+        assert errors.abs().max() < 1.0
+        if bits > 2:
+            assert errors.sum(dim=2).abs().max() <= 1.0
+            assert errors.sum(dim=(1, 2)).abs().max() <= 0.5
+
+
+def test_hand_computed_kernel() -> None:
+    # Nearest rounding gives 0, 0, 0 with errors -.4, -.3, -.4: the sum of -1.1 asks for one element to go up, the
+    # first of the two at -.4. The kernel then sums to -.1, and the channel of this single kernel is settled with it.
+    weights = torch.tensor([[[0.4, 0.3, 0.4]]])
+    assert squant_codes(weights, -7, 7).tolist() == [[[1.0, 0.0, 0.0]]]
+
+
+def test_codes_at_the_end_of_the_range_stay() -> None:
+    weights = torch.tensor([[[7.4, 7.4, 7.4]]])  # all want to go up, none can
+    assert squant_codes(weights, -7, 7).tolist() == [[[7.0, 7.0, 7.0]]]
+
+
+def test_weights_on_the_grid_are_left_alone() -> None:
+    weights = torch.tensor([[[3.0, -2.0, 0.0]], [[0.0, 0.0, 0.0]]])
+    assert torch.equal(squant_codes(weights, -7, 7), weights)
+
+
+def test_mean_of_the_output_moves_less_than_with_nearest_rounding() -> None:
+    weights = random_weights((32, 16, 9), 7)
+    inputs = torch.rand(64, 16 * 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    exact = inputs @ weights.flatten(1).T
+    error = (inputs @ squant_codes(weights, -7, 7).flatten(1).T - exact).square().mean()
+    nearest = (inputs @ weights.round().flatten(1).T - exact).square().mean()
+    assert error < 0.5 * nearest
