@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dfq_plugin.files import whole_file
 from dfq_plugin.report.content import Report
 from dfq_plugin.report.markdown import render_markdown
 
@@ -75,9 +74,5 @@ def _write_html(
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
