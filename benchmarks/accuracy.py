@@ -28,7 +28,7 @@ from dfq_plugin.images import open_images
 from dfq_plugin.teacher import ModelFacts
 
 NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-REAL_IMAGES = 32  # of the ImageNet sample, for the real-data baseline
+REAL_IMAGES = 32  # as many as each provider makes
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def efficientnet_job(data: Path, output: Path, provider: str) -> dict[str, Any]:
         "model": {"source": "python:networks:efficientnet_lite0"} | NORMALISATION,
         "input_shape": [3, 224, 224],
         "calibration": {
-            "num_samples": REAL_IMAGES if provider == "folder" else 64,
+            "num_samples": REAL_IMAGES,
             "params": params.get(provider, {}),
         },
         "validate": {"images": f"safetensors:{rest}"},

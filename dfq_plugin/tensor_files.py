@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +31,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         metadata=dict(metadata or {}),
     )
     with whole_file(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(_in_fixed_order(content))
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors shuffles it, so that equal sets would give unequal files."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    head = json.loads(content[8:end])
+    if "__metadata__" in head:
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors behind it stay aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

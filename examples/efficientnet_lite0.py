@@ -34,7 +34,7 @@ CONFIG = {
     "compression": {"algorithm": "quantization", "weights": {"bits": 8}, "activations": {"bits": 8}},
     "calibration": {
         "provider": "intraq",
-        "num_samples": 8 if SMOKE else 64,
+        "num_samples": 8 if SMOKE else 32,
         "params": {"steps": 4 if SMOKE else 100, "batch_size": 8 if SMOKE else 32, "learning_rate": 0.1},
     },
     "validate": {"images": f"folder:{PHOTOS}"},

@@ -1,7 +1,8 @@
-"""Small quantized ONNX graphs, written node by node."""
+"""Small quantized ONNX graphs, written node by node, and graphs in files, looked into."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,34 @@ class GraphBuilder:
         )
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
         return path
+
+
+class Graph:
+    """A file with its constants and who makes what."""
+
+    def __init__(self, path: Path) -> None:
+        self.model = onnx.load(path)
+        self.nodes = list(self.model.graph.node)
+        self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self.makers = {output: node for node in self.nodes for output in node.output}
+
+    def of_type(self, *op_types: str) -> list[onnx.NodeProto]:
+        return [node for node in self.nodes if node.op_type in op_types]
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        return self.makers.get(name)
+
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        return [node for node in self.nodes if name in node.input]
+
+    def array(self, name: str) -> Any:
+        return numpy_helper.to_array(self.tensors[name])
+
+    def activations(self) -> Iterator[onnx.NodeProto]:
+        return (node for node in self.of_type("DequantizeLinear") if node.input[0] not in self.tensors)
+
+    def dequantizer(self, product: onnx.NodeProto, port: int) -> onnx.NodeProto:
+        node = self.maker(product.input[port])
+        assert node is not None
+        assert node.op_type == "DequantizeLinear"
+        return node

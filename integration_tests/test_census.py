@@ -94,7 +94,7 @@ def strip_output_quantizer(source: Path, target: Path) -> str:
     relu = next(node for node in model.graph.node if conv.output[0] in node.input)
     relu.op_type = "Sigmoid"
     onnx.save(model, target)
-    return conv.name
+    return str(conv.name)
 
 
 @pytest.mark.parametrize("accepted", [False, True], ids=["refused", "accepted"])

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
-from dfq_plugin import export
-from dfq_plugin.config import ExportSettings
-from dfq_plugin.errors import ExportError
-from dfq_plugin.export import Exported, export_onnx
-from dfq_plugin.student import Student
+from dfq_plugin.export import export_onnx
 from dfq_plugin.validation.accuracy import onnx_logits, torch_logits
 from dfq_plugin.validation.runtime import open_session
 from integration_tests.conftest import Maker
+from integration_tests.graphs import Graph
 from integration_tests.networks import NETWORKS, SHAPE, images
 
 everywhere = pytest.mark.parametrize("name", NETWORKS)
 at_any_bits = pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 4)])
-
-
-class Graph:
-    """A file with its constants and who makes what."""
-
-    def __init__(self, path: Path) -> None:
-        self.model = onnx.load(path)
-        self.nodes = list(self.model.graph.node)
-        self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        self.makers = {output: node for node in self.nodes for output in node.output}
-
-    def of_type(self, *op_types: str) -> list[onnx.NodeProto]:
-        return [node for node in self.nodes if node.op_type in op_types]
-
-    def maker(self, name: str) -> onnx.NodeProto | None:
-        return self.makers.get(name)
-
-    def readers(self, name: str) -> list[onnx.NodeProto]:
-        return [node for node in self.nodes if name in node.input]
-
-    def array(self, name: str) -> Any:
-        return numpy_helper.to_array(self.tensors[name])
-
-    def activations(self) -> Iterator[onnx.NodeProto]:
-        return (node for node in self.of_type("DequantizeLinear") if node.input[0] not in self.tensors)
-
-    def dequantizer(self, product: onnx.NodeProto, port: int) -> onnx.NodeProto:
-        node = self.maker(product.input[port])
-        assert node is not None
-        assert node.op_type == "DequantizeLinear"
-        return node
 
 
 @everywhere
@@ -166,8 +130,9 @@ def test_relu6_of_a_wide_range_limits_the_codes_to_six(make: Maker) -> None:
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "same_padded", "sequential"])
 def test_mean_over_the_image_becomes_a_global_pool(name: str, make: Maker) -> None:
-    (pool,) = Graph(make(name).path).of_type("GlobalAveragePool")
-    assert pool
+    graph = Graph(make(name).path)
+    (pool,) = graph.of_type("GlobalAveragePool")
+    assert graph.dequantizer(pool, 0).op_type == "DequantizeLinear"
 
 
 @everywhere
@@ -198,6 +163,14 @@ def test_padding_on_one_side_goes_into_the_convolution(make: Maker) -> None:
     assert pads == [[0, 0, 1, 1], [1, 1, 2, 2], [0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize(("name", "count"), [("plain", 2), ("sequential", 1)])
+def test_max_pool_reads_codes(name: str, count: int, make: Maker) -> None:
+    graph = Graph(make(name, 4, 4).path)
+    pools = graph.of_type("MaxPool")
+    makers = [graph.maker(pool.input[0]) for pool in pools]
+    assert [maker is not None and maker.op_type in ("QuantizeLinear", "Clip") for maker in makers] == [True] * count
+
+
 @everywhere
 def test_any_number_of_images_can_be_run_at_once(name: str, make: Maker) -> None:
     made = make(name, 4, 4)
@@ -222,77 +195,16 @@ def test_student_and_file_agree(name: str, weight_bits: int, activation_bits: in
     assert (student - file).abs().median() < 1e-4 * student.abs().max()
 
 
-@pytest.mark.parametrize("name", ["mobile", "plain"])
-@pytest.mark.parametrize("weight_bits", [2, 4])
-def test_int4_packing_is_smaller_and_bitwise_equal(name: str, weight_bits: int, make: Maker) -> None:
-    plain = make(name, weight_bits, 4, first_last_bits=None)
-    packed = make(name, weight_bits, 4, packing="int4", first_last_bits=None)
-    graph = Graph(packed.path)
-    casts = graph.of_type("Cast")
-    assert len(casts) == len(graph.of_type("Conv", "Gemm"))
-    for cast in casts:
-        assert graph.tensors[cast.input[0]].data_type == TensorProto.INT4
-    weights = sum(int(np.prod(graph.tensors[cast.input[0]].dims)) for cast in casts)
-    saved = plain.path.stat().st_size - packed.path.stat().st_size
-    assert weights / 2 >= saved > weights / 2 - 200 * len(casts)  # a Cast node takes some room itself
-    assert saved > 0 or name == "mobile"  # whose weights are smaller than such a node
-    tensor = images(16, seed=5)
-    assert torch.equal(*(onnx_logits(open_session(made.path), tensor) for made in (plain, packed)))
-
-
-def test_8_bit_layers_stay_unpacked(make: Maker) -> None:
-    made = make("plain", 4, 4, packing="int4")
-    at_four = sum(entry.applied == 4 for entry in made.student.plan if entry.kind == "weight")
-    assert len(Graph(made.path).of_type("Cast")) == at_four == 1
-
-
-def test_metadata_is_kept_in_the_file(make: Maker, tmp_path: Path) -> None:
-    made = make("sequential")
-    exported = export_onnx(made.student, tmp_path / "deep" / "model.onnx", metadata={"provider": "noise", "seed": "3"})
-    assert exported == Exported(tmp_path / "deep" / "model.onnx", exported.path.stat().st_size)
-    found = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}
-    assert (found["dfq.provider"], found["dfq.seed"]) == ("noise", "3")
-
-
-def test_exporting_twice_gives_the_same_bytes(make: Maker, tmp_path: Path) -> None:
-    student = make("sequential", 4, 4).student
-    first, second = (export_onnx(student, tmp_path / name).path for name in ("first.onnx", "second.onnx"))
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_a_newer_operator_set_can_be_asked_for(make: Maker, tmp_path: Path) -> None:
-    made = make("sequential", 4, 4)
-    exported = export_onnx(made.student, tmp_path / "model.onnx", ExportSettings(opset=23))
-    graph = Graph(exported.path)
-    assert [(entry.domain, entry.version) for entry in graph.model.opset_import] == [("", 23)]
-    tensor = images(8)
-    assert torch.equal(*(onnx_logits(open_session(path), tensor) for path in (made.path, exported.path)))
-
-
-@pytest.mark.parametrize("before", [None, b"an older model"], ids=["empty folder", "older file"])
-def test_failed_export_leaves_the_folder_as_it_was(
-    before: bytes | None, make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "model.onnx"
-    if before is not None:
-        target.write_bytes(before)
-
-    def break_graph(model: Any, packing: str) -> None:
-        lower(model, packing)
-        model.graph[0].op_type = "NoSuchOperator"
-
-    lower = export.lower
-    monkeypatch.setattr(export, "lower", break_graph)
-    with pytest.raises(ExportError, match=r"not valid ONNX.*NoSuchOperator"):
-        export_onnx(make("sequential").student, target)
-    assert [entry.name for entry in tmp_path.iterdir()] == ([] if before is None else ["model.onnx"])
-    assert before is None or target.read_bytes() == before
-
-
-def test_quantizer_without_a_step_is_refused_by_name(make: Maker, tmp_path: Path) -> None:
-    student: Student = copy.deepcopy(make("sequential").student)
-    site = next(site for site in student.sites if site.kind == "activation" and not site.is_input)
-    student.quantizer(site.name).scale.data.fill_(float("nan"))
-    with pytest.raises(ExportError, match=rf"activation quantizer at {site.layer} has step nan"):
-        export_onnx(student, tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
+def test_bias_is_put_on_its_grid_before_it_is_written(make: Maker, tmp_path: Path) -> None:
+    student = copy.deepcopy(make("sequential", 4, 4).student)
+    layer = student.layers[-1]
+    assert layer.bias is not None
+    bias = student.network.get_parameter(layer.bias)
+    bias.data += 0.0123
+    between = bias.detach().clone()
+    graph = Graph(export_onnx(student, tmp_path / "model.onnx").path)
+    (gemm,) = graph.of_type("Gemm")
+    written = graph.dequantizer(gemm, 2)
+    values = graph.array(written.input[0]) * graph.array(written.input[1])
+    assert not torch.equal(bias, between)
+    assert np.allclose(bias.detach(), values, rtol=0, atol=1e-6)

@@ -148,7 +148,7 @@ class QuantizeSettings(Settings):
     )
     activation_range: ActivationRange = Field(
         default="auto",
-        description="How activation ranges are chosen; `auto` is `mean_min_max` at 8 bits and `mse` below.",
+        description="How activation ranges are chosen; `auto` is `mse`.",
     )
     percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
         default=(0.1, 99.9), description="Lower and upper percentile, in percent, for `mean_percentile`."

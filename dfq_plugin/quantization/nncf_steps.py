@@ -106,7 +106,7 @@ def _bars_on_terminal_only() -> Iterator[None]:
 
 
 class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
-    """Set the bits of the placed quantizers and fit the ranges of those that are no longer at 8 bits.
+    """Set the bits of the placed quantizers and fit their ranges.
 
     Args:
         graph: the network as it was before NNCF placed quantizers in it.
@@ -198,7 +198,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         searched = {
             entry.name: quantizers[entry.name]
             for entry in self.plan
-            if entry.kind == "activation" and (choice == "mse" or (choice == "auto" and entry.applied < EIGHT))
+            if entry.kind == "activation" and choice in {"auto", "mse"}
         }
         if not searched:
             return

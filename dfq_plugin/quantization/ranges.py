@@ -1,6 +1,6 @@
 """Range search: the clipping range that loses least, for weights per channel and for activations per tensor.
 
-Minimises the mean of |x - Q(x)|^p over clip ratios of the largest magnitude. Below 8 bits the largest value is too
+Minimises the mean of |x - Q(x)|^p over clip ratios of the largest magnitude. With few bits the largest value is too
 rare to spend codes on: min-max ranges are what makes 3 and 4 bits collapse.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 ERROR_POWER = 2.4  # the norm used by the reconstruction methods for both operands (GENIE-M, L2.4 search)
 CLIP_RATIOS = torch.linspace(0.05, 1.0, 96)
+COARSE = slice(3, None, 4)  # every fourth of them, the last included
 BINS = 4096
 # A channel this much smaller than the largest of its tensor adds nothing that float32 could hold: it is dead. Its grid
 # is that of a channel a hundred times smaller than the largest, as in NNCF's min-max ranges: fine enough for its bias.
@@ -80,7 +81,7 @@ def search_tensor_scale(histogram: TensorHistogram, level_low: int, level_high: 
 def search_tensor_range(histogram: TensorHistogram, levels: int) -> tuple[float, float]:
     """The values of the lowest and the highest code for one tensor that has a zero point; zero keeps a code of its own.
 
-    Both ends are clipped in turn until neither gains: high, low, high, low.
+    Both ends are clipped together, in coarse steps, then each by itself in fine ones.
 
     Args:
         histogram: what the tensor holds.
@@ -92,11 +93,12 @@ def search_tensor_range(histogram: TensorHistogram, levels: int) -> tuple[float,
     values, counts = histogram.occupied()
     if not len(values):
         return 0.0, 1.0
-    low, high = values.min().clamp(max=0.0), values.max().clamp(min=0.0)
-    ratios = CLIP_RATIOS.double()
-    for _ in range(2):
-        high = (high * ratios)[_range_errors(values, counts, low.expand(len(ratios)), high * ratios, levels).argmin()]
-        low = (low * ratios)[_range_errors(values, counts, low * ratios, high.expand(len(ratios)), levels).argmin()]
+    lows, highs = (CLIP_RATIOS.double() * end for end in (values.min().clamp(max=0.0), values.max().clamp(min=0.0)))
+    pairs = torch.cartesian_prod(lows[COARSE], highs[COARSE])
+    errors = [_range_errors(values, counts, part[:, 0], part[:, 1], levels) for part in pairs.split(len(CLIP_RATIOS))]
+    low, high = pairs[torch.cat(errors).argmin()]
+    high = highs[_range_errors(values, counts, low.expand_as(highs), highs, levels).argmin()]
+    low = lows[_range_errors(values, counts, lows, high.expand_as(lows), levels).argmin()]
     step, zero = _zero_grid(low, high, levels)
     return float(-zero * step), float((levels - 1 - zero) * step)
 

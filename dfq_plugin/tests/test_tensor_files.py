@@ -21,6 +21,17 @@ def test_read_tensors_gives_back_what_was_written(tmp_path: Path) -> None:
     assert metadata == {"who": "me"}
 
 
+def test_equal_content_gives_equal_files(tmp_path: Path) -> None:
+    metadata = {name: "ä" * index for index, name in enumerate("hgfedcba")}
+    for copy in range(5):
+        write_tensors(tmp_path / f"{copy}.safetensors", {"b": torch.arange(3.0), "a": torch.ones(2)}, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    tensors, found = read_tensors(tmp_path / "0.safetensors")
+    assert found == metadata
+    assert tensors["b"].tolist() == [0.0, 1.0, 2.0]
+    assert tensors["a"].tolist() == [1.0, 1.0]
+
+
 def test_write_tensors_takes_slices_of_one_tensor(tmp_path: Path) -> None:
     whole = torch.arange(4.0)
     write_tensors(tmp_path / "x.safetensors", {"head": whole[:3], "tail": whole[1:]})

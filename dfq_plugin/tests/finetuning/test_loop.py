@@ -82,6 +82,14 @@ def test_first_step_of_a_tensor_is_the_rate_times_its_root_mean_square() -> None
     assert moved.max().item() == pytest.approx(1e-2 * before.square().mean().sqrt().item(), rel=1e-3)
 
 
+def test_rate_falls_along_a_cosine() -> None:
+    student = make_student()
+    before = weights_of(student)["network.fc.weight"]
+    run(student, make_set(4), epochs=2)  # two steps in nearly the same direction, the second at half the rate
+    moved = (weights_of(student)["network.fc.weight"] - before).abs()
+    assert moved.max().item() == pytest.approx(1.5e-2 * before.square().mean().sqrt().item(), rel=0.02)
+
+
 def test_teacher_is_left_as_it_was() -> None:
     teacher = tiny_teacher().train()
     teacher.bn1.eval()  # one layer frozen by its owner

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dfq_plugin.quantization.squant import squant_codes
+from dfq_plugin.quantization.squant import round_weights, squant_codes
+from dfq_plugin.student import ProductLayer, QuantizerSite, Student
+from dfq_plugin.tests.quantization.networks import filled, put, symmetric, traced
 
 SHAPES = [
     pytest.param((6, 8, 9), id="conv3x3"),
@@ -115,3 +117,35 @@ def test_mean_of_the_output_moves_less_than_with_nearest_rounding() -> None:
     error = (inputs @ squant_codes(weights, -7, 7).flatten(1).T - exact).square().mean()
     nearest = (inputs @ weights.round().flatten(1).T - exact).square().mean()
     assert error < 0.5 * nearest
+
+
+class Up(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.conv, self.head = nn.ConvTranspose2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 2, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        output: Tensor = self.head(self.conv(self.up(pixels)))
+        return output
+
+
+def test_round_weights_puts_every_quantized_weight_on_its_grid() -> None:
+    body, _ = traced(filled(Up()))
+    scale = torch.linspace(2.0, 3.0, 5)
+    put(body, "pre", "network/up/conv_transpose2d/0", 1, symmetric(scale[:4].reshape(1, 4, 1, 1), bits=4, narrow=True))
+    put(body, "pre", "network/conv/conv2d/0", 1, symmetric(scale.reshape(5, 1, 1, 1), bits=4, narrow=True))
+    names = {"up": "pre_hooks.network/up/conv_transpose2d/0__1.0", "conv": "pre_hooks.network/conv/conv2d/0__1.0"}
+    sites = tuple(QuantizerSite(name, "weight", key, (key,), multiplied=True) for key, name in names.items())
+    layers = tuple(ProductLayer(key, f"network.{key}.weight", None, name, None) for key, name in names.items())
+    in_float = ProductLayer("head", "network.head.weight", None, None, None)
+    student = Student(body.requires_grad_(requires_grad=False), (3, 8, 8), sites, (*layers, in_float), ())
+    before = {name: value.clone() for name, value in student.network.state_dict().items()}
+    round_weights(student)
+    for site, axis in zip(sites, (1, 0), strict=True):
+        weight = student.network.get_parameter(f"network.{site.layer}.weight")
+        old = before[f"network.{site.layer}.weight"]
+        step = student.grid(site).step.reshape([-1 if dimension == axis else 1 for dimension in range(4)])
+        assert torch.allclose(weight / step, (weight / step).round(), atol=1e-4)
+        assert ((weight - old).abs() < step)[old.abs() < 6.5 * step].all()
+        assert not torch.equal(weight, old)
+    assert torch.equal(student.network.get_parameter("network.head.weight"), before["network.head.weight"])
