@@ -130,9 +130,11 @@ class TestTensorRange:
     def test_ends_at_zero_when_the_tensor_has_one_sign(self, sign: float, empty_side: int) -> None:
         assert search_tensor_range(histogram_of(LONG_TAIL.abs() * sign), 16)[empty_side] == 0.0
 
-    def test_equals_the_search_without_zero_point_when_nothing_is_negative(self) -> None:
-        histogram = histogram_of(LONG_TAIL.relu())
-        assert search_tensor_range(histogram, 16)[1] == pytest.approx(search_tensor_scale(histogram, 0, 15))
+    @pytest.mark.parametrize("sign", [1.0, -1.0])
+    def test_equals_the_search_without_zero_point_when_the_tensor_has_one_sign(self, sign: float) -> None:
+        low, high = search_tensor_range(histogram_of(LONG_TAIL.relu() * sign), 16)
+        expected = search_tensor_scale(histogram_of(LONG_TAIL.relu()), 0, 15)
+        assert (low + high) * sign == pytest.approx(expected, rel=2e-3)
 
     @pytest.mark.parametrize("bits", [2, 3, 4, 8])
     def test_is_never_worse_than_the_full_range(self, bits: int) -> None:
