@@ -34,8 +34,8 @@ CONFIG = {
     "compression": {"algorithm": "quantization", "weights": {"bits": 8}, "activations": {"bits": 8}},
     "calibration": {
         "provider": "intraq",
-        "num_samples": 8 if SMOKE else 32,
-        "params": {"steps": 4 if SMOKE else 100, "batch_size": 8 if SMOKE else 32, "learning_rate": 0.1},
+        "num_samples": 8 if SMOKE else 64,
+        "params": {"steps": 4 if SMOKE else 100, "batch_size": 8 if SMOKE else 64, "learning_rate": 0.1},
     },
     "validate": {"images": f"folder:{PHOTOS}"},
     "output_dir": str(OUTPUT),
