@@ -31,6 +31,7 @@ import filelock
 from nncf.torch.quantization import extensions
 
 from dfq_plugin.errors import DFQError
+from dfq_plugin.files import whole_file
 from dfq_plugin.machine import (
     FINISHED,
     FOLDER_VARIABLE,
@@ -249,6 +250,5 @@ def _nncf_messages_held() -> Iterator[list[str]]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content), encoding="utf-8")
