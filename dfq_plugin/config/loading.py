@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from dfq_plugin.config.base import Settings
 from dfq_plugin.config.legacy import READERS, SCRIPT_KEYS, homes, note_defaults, own_part, translate
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
 from dfq_plugin.config.problems import describe_errors
 from dfq_plugin.config.reading import apply_override, parse_override, read_document
-from dfq_plugin.config.schema import Config, Note, Settings
+from dfq_plugin.config.schema import Config, Note
 from dfq_plugin.config.statements import Statements, flatten
 from dfq_plugin.errors import ConfigError
 

@@ -1,4 +1,7 @@
-"""The settings of a job, one class a section, each field with its default, its bounds and what it does."""
+"""The settings of a job, one class a section, each field with its default, its bounds and what it does.
+
+The larger sections have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,13 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from dfq_plugin.config.scopes import compile_scope, split_quantizer_scope
+from dfq_plugin.config.base import Count, Positive, Seed, Settings
+from dfq_plugin.config.export_settings import ExportSettings, ValidateSettings
+from dfq_plugin.config.finetune_settings import FinetuneSettings
+from dfq_plugin.config.quantize_settings import QuantizeSettings
 from dfq_plugin.errors import ConfigError
-
-Bits = Annotated[int, Field(ge=2, le=8)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Scopes = tuple[Annotated[str, Field(min_length=1)], ...]
-ActivationRange = Literal["auto", "min_max", "mean_min_max", "mean_percentile", "mean_no_outliers", "mse"]
-
-
-class Settings(BaseModel):
-    """Base of every section: frozen, finite numbers only, unknown fields refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Note(Settings):
@@ -85,140 +78,6 @@ class CalibrationSettings(Settings):
             msg = f"must be writable as JSON with finite numbers: {error}"
             raise ConfigError(msg) from error
         return copy
-
-
-class IgnoredScopes(Settings):
-    """Which operations stay in float."""
-
-    names: Scopes = Field(default=(), description="Operation names as NNCF 3.x writes them: `layer1/0/conv1/conv2d/0`.")
-    patterns: Scopes = Field(default=(), description="Regular expressions, matched from the start of the name.")
-    types: Scopes = Field(default=(), description="Operation types, as in `conv2d`, `linear`, `adaptive_avg_pool2d`.")
-    validate_scopes: bool = Field(default=True, description="Fail when an entry matches nothing.")
-
-    @field_validator("patterns")
-    @classmethod
-    def _check_patterns(cls, patterns: Scopes) -> Scopes:
-        for pattern in patterns:
-            compile_scope(f"{{re}}{pattern}")
-        return patterns
-
-    def entries(self) -> tuple[str, ...]:
-        """Names and patterns in the form that ``match_scopes`` takes."""
-        return (*self.names, *(f"{{re}}^(?:{pattern})" for pattern in self.patterns))
-
-
-class QuantizeSettings(Settings):
-    """How the student is quantized."""
-
-    weight_bits: Bits = Field(default=8, description="Bits of the weights.")
-    activation_bits: Bits = Field(default=8, description="Bits of the activations.")
-    first_last_bits: Bits | None = Field(
-        default=8, description="Bits of the first and the last layer; null gives them the same as the rest."
-    )
-    residual_bits: Bits = Field(
-        default=8, description="Bits of tensors that feed no multiply-accumulate, such as the inputs of an addition."
-    )
-    bit_overrides: dict[str, Bits] = Field(
-        default={},
-        description="Bits of single quantizers by operation name, module name or `{re}` pattern. A key may end in "
-        "`|WEIGHT`, `|INPUT` (what the operation reads) or `|OUTPUT`.",
-    )
-    placement: Literal["deployable"] = Field(
-        default="deployable",
-        description="Where quantizers stand: everything that integer kernels can run is quantized.",
-    )
-    rounding: Literal["squant", "nearest"] = Field(
-        default="squant",
-        description="Round weights so that errors cancel within each kernel and channel, or to nearest.",
-    )
-    bias_correction: bool = Field(
-        default=False, description="Shift biases by what quantization moves each layer's mean output on the images."
-    )
-    preset: Literal["performance", "mixed"] = Field(
-        default="performance", description="Activations symmetric (`performance`) or asymmetric (`mixed`)."
-    )
-    overflow_fix: Literal["disable", "enable", "first_layer_only"] = Field(
-        default="disable", description="Halve the 8-bit weight range, for processors without VNNI."
-    )
-    ignored_scopes: IgnoredScopes = Field(default=IgnoredScopes(), description="Which operations stay in float.")
-    quantize_inputs: bool = Field(default=True, description="Quantize the network's input.")
-    quantize_outputs: bool = Field(default=False, description="Quantize the network's output.")
-    weight_range: Literal["auto", "min_max", "mse"] = Field(
-        default="auto", description="How weight ranges are chosen; `auto` is `min_max` at 8 bits and `mse` below."
-    )
-    activation_range: ActivationRange = Field(
-        default="auto",
-        description="How activation ranges are chosen; `auto` is `mse`.",
-    )
-    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
-        default=(0.1, 99.9), description="Lower and upper percentile, in percent, for `mean_percentile`."
-    )
-    num_init_samples: Count = Field(default=256, description="Number of synthetic images that set the ranges.")
-    batch_size: Count = Field(default=32, description="Images a batch while the ranges are set.")
-
-    @field_validator("bit_overrides")
-    @classmethod
-    def _check_scopes(cls, overrides: dict[str, int]) -> dict[str, int]:
-        for key in overrides:
-            scope, _ = split_quantizer_scope(key)
-            compile_scope(scope)
-        return overrides
-
-    @field_validator("percentiles")
-    @classmethod
-    def _check_order(cls, percentiles: tuple[float, float]) -> tuple[float, float]:
-        if not percentiles[0] < percentiles[1]:
-            msg = "the lower percentile must be below the upper one"
-            raise ConfigError(msg)
-        return percentiles
-
-
-class FinetuneSettings(Settings):
-    """How the student learns from the teacher on the synthetic images."""
-
-    epochs: Annotated[int, Field(ge=0)] = Field(default=0, description="Passes over the images; 0 is no fine-tuning.")
-    lr: Positive = Field(
-        default=3e-3, description="Change of a weight tensor per step, as a fraction of its root mean square."
-    )
-    batch_size: Count = Field(default=32, description="Images a batch.")
-    temperature: Positive = Field(default=4.0, description="Softening of the logits in the `kl` loss.")
-    range_lr_multiplier: Annotated[float, Field(ge=0)] = Field(
-        default=0.3, description="Learning rate of the quantizer ranges, as a multiple of `lr`; 0 keeps them fixed."
-    )
-    loss: Literal["kl", "mse"] = Field(
-        default="kl", description="Distance between the student's and the teacher's logits."
-    )
-    loss_scale: Positive = Field(default=1.0, description="Factor on the distillation loss.")
-    augment: bool = Field(default=True, description="Shift the images by up to a tenth and mirror half of them.")
-    seed: Seed = Field(default=0, description="Seed of the order and the shifts of the images.")
-
-
-class ExportSettings(Settings):
-    """How the ONNX file is written."""
-
-    packing: Literal["none", "int4"] = Field(
-        default="none", description="Store weights of 4 bits or less two to a byte (`int4`)."
-    )
-    opset: Annotated[int, Field(ge=21)] = Field(default=21, description="ONNX operator set of the file.")
-
-
-class ValidateSettings(Settings):
-    """How the ONNX file is checked."""
-
-    images: str = Field(
-        default="none",
-        pattern=r"^(none|folder:.+|safetensors:.+)$",
-        description="Labelled images to measure accuracy on.",
-        json_schema_extra={"allowed": "'folder:DIR', 'safetensors:FILE' or 'none'"},
-    )
-    held_out: Annotated[int, Field(ge=0)] = Field(
-        default=32, description="Fresh synthetic images to measure agreement on when `images` is none; 0 makes none."
-    )
-    parity_codes: Count = Field(
-        default=10_000_000, description="Number of integer codes to compare with the reference, as far as images last."
-    )
-    latency_runs: Annotated[int, Field(ge=0)] = Field(default=50, description="Timed runs; 0 measures no latency.")
-    require_integer: bool = Field(default=True, description="Fail when a layer that was to be quantized runs in float.")
 
 
 class Config(Settings):

@@ -6,7 +6,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dfq_plugin.config.schema import Config, Note, Settings
+from dfq_plugin.config.base import Settings
+from dfq_plugin.config.schema import Config, Note
 
 Path = tuple[str, ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from dfq_plugin.config.schema import IgnoredScopes
+from dfq_plugin.config.quantize_settings import IgnoredScopes
 from dfq_plugin.config.scopes import match_scopes
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.quantization.nncf_graph import INPUT, OperatorGraph

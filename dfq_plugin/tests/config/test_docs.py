@@ -9,10 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from dfq_plugin.config import json_schema, load_config
+from dfq_plugin.config.base import Settings
 from dfq_plugin.config.legacy import OTHER_ALGORITHMS
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
 from dfq_plugin.config.problems import allowed, places_of_keys
-from dfq_plugin.config.schema import Config, Settings
+from dfq_plugin.config.schema import Config
 
 PAGE = (Path(__file__).parents[3] / "docs" / "config.md").read_text(encoding="utf-8")
 

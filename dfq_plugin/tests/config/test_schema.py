@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from dfq_plugin.config import CalibrationSettings, Config, IgnoredScopes, ModelSettings, Note, QuantizeSettings
-from dfq_plugin.config.schema import Settings
+from dfq_plugin.config.base import Settings
 from dfq_plugin.tests.config.samples import BASE, load, problem, value_of
 
 DEFAULTS: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dfq_plugin.config import load_config
-from dfq_plugin.config.schema import IgnoredScopes
+from dfq_plugin.config.quantize_settings import IgnoredScopes
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.quantization.ignored import ignored_operators
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
