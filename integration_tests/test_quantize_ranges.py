@@ -162,7 +162,7 @@ class TestTrouble:
     @pytest.mark.parametrize(
         ("teacher", "fields"),
         [
-            pytest.param(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), {}, id="no_product"),
+            pytest.param(nn.Sequential(nn.ReLU(), nn.PReLU(3)), {}, id="no_product"),
             pytest.param(tiny_teacher(), {"ignored_scopes": {"types": ["conv2d", "linear"]}}, id="all_ignored"),
         ],
     )

@@ -6,29 +6,30 @@ This file, ``placement.py`` and ``nncf_steps.py`` are the only places that know 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from nncf.common.graph import NNCFGraph, NNCFNode
-from nncf.common.quantization.quantizer_propagation.structs import QuantizationTrait
 from nncf.torch.function_hook import is_wrapped, wrap_model
 from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
-from nncf.torch.quantization.default_quantization import DEFAULT_PT_QUANT_TRAIT_TO_OP_DICT
 from torch import Tensor, nn
 
 from dfq_plugin.errors import UnsupportedModelError
+from dfq_plugin.quantization.decompose import Decomposed
 
 # Operators whose output is a rearrangement of their input: a quantizer above them still holds below them.
 TRANSPARENT = frozenset(
-    alias
-    for metatype in DEFAULT_PT_QUANT_TRAIT_TO_OP_DICT[QuantizationTrait.QUANTIZATION_AGNOSTIC]
-    for alias in metatype.get_all_aliases()
+    {"__getitem__", "select", "slice", "narrow", "gather", "index_select", "take_along_dim", "roll", "flip"}
+    | {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "expand", "expand_as", "repeat", "tile"}
+    | {"repeat_interleave", "flatten", "unflatten", "reshape", "reshape_as", "view", "view_as", "permute", "transpose"}
+    | {"transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "squeeze", "squeeze_", "unsqueeze"}
+    | {"unsqueeze_", "clone", "contiguous", "detach", "detach_", "to", "float", "noop", "dropout", "dropout_"}
+    | {"dropout2d", "feature_dropout", "alpha_dropout", "pad", "max_pool1d", "max_pool2d", "max_pool3d"}
+    | {"adaptive_max_pool2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"}
+    | {"upsample_nearest2d"}
 )
-CONCATENATIONS = frozenset(
-    alias
-    for metatype in DEFAULT_PT_QUANT_TRAIT_TO_OP_DICT[QuantizationTrait.CONCAT]
-    for alias in metatype.get_all_aliases()
-)
+CONCATENATIONS = frozenset({"cat", "concat", "concatenate", "stack"})
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 MULTIPLY_ACCUMULATE = CONVOLUTIONS | {"linear", "addmm", "matmul", "bmm", "__matmul__"}
 INPUT = "nncf_model_input"
@@ -41,15 +42,21 @@ class Body(nn.Module):
 
     NNCF keeps its hooks in a submodule there, which a network that loops over its own layers, such as
     ``nn.Sequential``, would take for one of them.
+
+    Args:
+        network: the network.
+        decomposed: whether compound operators run as their parts.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, decomposed: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.decomposed = decomposed
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the network on ``images``, (N, C, H, W)."""
-        output: Tensor = self.network(images)
+        with Decomposed() if self.decomposed else nullcontext():
+            output: Tensor = self.network(images)
         return output
 
 
@@ -107,6 +114,18 @@ class OperatorGraph:
     def computing_operators(self) -> list[NNCFNode]:
         """Operators in order of execution without parameters and the network's outputs; its inputs are among them."""
         return [node for node in self.operators() if node.node_type not in (_CONSTANT, _OUTPUT)]
+
+    def outputs(self) -> list[NNCFNode]:
+        """The network's outputs."""
+        return self.operators(_OUTPUT)
+
+    def fed_by_input(self) -> set[str]:
+        """Names of the operators whose result depends on the network's input; the others compute constants."""
+        fed: set[str] = set()
+        for node in self.operators():
+            if node.node_type == INPUT or any(source.node_name in fed for source in self.sources(node).values()):
+                fed.add(node.node_name)
+        return fed
 
     def node(self, name: str) -> NNCFNode:
         """The operator of that name."""

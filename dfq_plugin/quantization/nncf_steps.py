@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
 from typing import Any
@@ -34,6 +34,7 @@ from dfq_plugin.errors import ConfigError, InputError, UnsupportedModelError
 from dfq_plugin.progress import on_terminal
 from dfq_plugin.quantization import ranges
 from dfq_plugin.quantization.bits import apply_bits, plan_bits
+from dfq_plugin.quantization.completion import Completion, complete
 from dfq_plugin.quantization.ignored import ignored_operators
 from dfq_plugin.quantization.nncf_graph import INPUT, OperatorGraph
 from dfq_plugin.quantization.placement import (
@@ -68,7 +69,7 @@ def run_pipeline(
     items = min(math.ceil(settings.num_init_samples / example.shape[0]), dataset.get_length())
     ignored = ignored_operators(graph, settings.ignored_scopes)
     keep_input = settings.quantize_inputs and not _has_input(graph, ignored)
-    step = LowBitStep(graph, settings, dataset, items, keep_input=keep_input)
+    step = LowBitStep(graph, settings, dataset, items, ignored=ignored, keep_input=keep_input)
     pipeline = create_ptq_pipeline(
         preset=nncf.QuantizationPreset(settings.preset),
         target_device=_target_device(target_device),
@@ -113,16 +114,25 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         settings: bits and ranges.
         dataset: what sets the ranges; NNCF's pipeline hands none to its algorithms.
         items: how many batches of it.
+        ignored: operators that stay in float.
         keep_input: whether the network's input is quantized.
     """
 
     def __init__(
-        self, graph: OperatorGraph, settings: QuantizeSettings, dataset: nncf.Dataset, items: int, *, keep_input: bool
+        self,
+        graph: OperatorGraph,
+        settings: QuantizeSettings,
+        dataset: nncf.Dataset,
+        items: int,
+        *,
+        ignored: Sequence[str],
+        keep_input: bool,
     ) -> None:
         self._graph = graph
         self._settings = settings
         self._dataset = dataset
         self._items = items
+        self._ignored = ignored
         self._keep_input = keep_input
         self.sites: list[QuantizerSite] = []
         self.layers: list[ProductLayer] = []
@@ -142,14 +152,16 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         statistic_points: StatisticPointsContainer | None = None,  # noqa: ARG002
         dataset: nncf.Dataset | None = None,  # noqa: ARG002
     ) -> GraphModelWrapper:
+        fresh = self._complete_placement(model.model)
         self._read_placement(model.model)
         quantizers = {site.name: quantizer_of(model.model, site.name) for site in self.sites}
+        searched = self._searched_activations(fresh)
         for site in self.sites:
-            _check_range(site, quantizers[site.name])
+            _check_range(site, quantizers[site.name], final=site.name not in searched)
         planned = plan_bits(self.sites, self.layers, self._settings, self._graph.module_types)
         self.plan = [apply_bits(entry, quantizers[entry.name]) for entry in planned]
         self._fit_weights(model.model, quantizers)
-        self._fit_activations(model.model, quantizers)
+        self._fit_activations(model.model, {name: quantizers[name] for name in searched}, quantizers)
         if self._settings.rounding == "squant":
             round_weights(self.student(model.model, (0, 0, 0)))
         return model
@@ -157,6 +169,11 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
     def student(self, network: nn.Module, input_shape: tuple[int, int, int]) -> Student:
         """The quantized network with what is known about it; ``input_shape`` is that of one image, (C, H, W)."""
         return Student(network, input_shape, tuple(self.sites), tuple(self.layers), tuple(self.plan))
+
+    def _complete_placement(self, network: nn.Module) -> set[str]:
+        settings = self._settings
+        completion = Completion(self._graph, self._ignored, quantize_outputs=settings.quantize_outputs)
+        return complete(network, completion, self._graph, preset=settings.preset, overflow_fix=settings.overflow_fix)
 
     def _read_placement(self, network: nn.Module) -> None:
         hooks = placed_quantizers(network)
@@ -193,13 +210,12 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
             return None if fixed and entry.applied == EIGHT else ranges.CLIP_RATIOS
         return torch.ones(1) if fixed and entry.applied < EIGHT else None
 
-    def _fit_activations(self, network: nn.Module, quantizers: dict[str, Any]) -> None:
-        choice = self._settings.activation_range
-        searched = {
-            entry.name: quantizers[entry.name]
-            for entry in self.plan
-            if entry.kind == "activation" and choice in {"auto", "mse"}
-        }
+    def _searched_activations(self, fresh: set[str]) -> list[str]:
+        """Activation quantizers whose ranges we search; the others keep what NNCF's estimator gave them."""
+        search_all = self._settings.activation_range in {"auto", "mse"}
+        return [site.name for site in self.sites if site.kind == "activation" and (search_all or site.name in fresh)]
+
+    def _fit_activations(self, network: nn.Module, searched: dict[str, Any], quantizers: dict[str, Any]) -> None:
         if not searched:
             return
         for quantizer in quantizers.values():
@@ -209,7 +225,10 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
                 network(batch)
         for quantizer in quantizers.values():
             quantizer.enable_quantization()
+        layers = {site.name: site.layer for site in self.sites}
         for name, quantizer in searched.items():
+            if histograms[name].limit == 0.0:
+                raise InputError(_always_zero(layers[name]))
             _set_range(quantizer, histograms[name])
 
 
@@ -219,11 +238,12 @@ def _set_range(quantizer: Any, histogram: ranges.TensorHistogram) -> None:  # no
         quantizer.input_low.data.fill_(low)
         quantizer.input_range.data.fill_(high - low)
     else:
+        quantizer.signed = bool(histogram.occupied()[0][0] < 0)
         scale = ranges.search_tensor_scale(histogram, quantizer.level_low, quantizer.level_high)
         quantizer.scale.data.fill_(scale)
 
 
-def _check_range(site: QuantizerSite, quantizer: Any) -> None:  # noqa: ANN401 - an NNCF quantizer
+def _check_range(site: QuantizerSite, quantizer: Any, *, final: bool) -> None:  # noqa: ANN401 - an NNCF quantizer
     """Raise when NNCF found no range for a tensor, which would otherwise show as a network that answers nonsense."""
     with torch.no_grad():
         largest = torch.cat([edge.abs().flatten() for edge in quantizer.get_input_low_input_high()]).max().item()
@@ -232,12 +252,15 @@ def _check_range(site: QuantizerSite, quantizer: Any) -> None:  # noqa: ANN401 -
         msg = f"{site.layer}: its {what} not finite; check the network's weights and the images."
         raise InputError(msg)
     floor = ZERO_RANGE_ASYMMETRIC if isinstance(quantizer, AsymmetricQuantizer) else ZERO_RANGE_SYMMETRIC
-    if site.kind == "activation" and largest < floor:
-        msg = (
-            f"{site.layer}: it is zero on every synthetic image, so it has no range. Calibrate on other images, or "
-            "keep it in float: add it to quantize.ignored_scopes.names."
-        )
-        raise InputError(msg)
+    if final and site.kind == "activation" and largest < floor:
+        raise InputError(_always_zero(site.layer))
+
+
+def _always_zero(layer: str) -> str:
+    return (
+        f"{layer}: it is zero on every synthetic image, so it has no range. Calibrate on other images, or keep it in "
+        "float: add it to quantize.ignored_scopes.names."
+    )
 
 
 def _advanced_parameters(settings: QuantizeSettings) -> AdvancedQuantizationParameters:

@@ -1,7 +1,9 @@
-"""Make the float network ready for quantizers: BatchNorm folded into the convolution before it.
+"""Make the float network ready for quantizers: no BatchNorm left, compound operators shown as their parts.
 
-Integer kernels know no BatchNorm: left in place it would keep every convolution in front of it in float.
-Folding changes no output beyond float rounding; the teacher itself is never touched.
+Integer kernels know no BatchNorm: left in place it would keep every convolution in front of it in float. It is folded
+into the layer it reads; where that is not possible, as in DenseNet, it becomes a 1x1 depthwise convolution, whose one
+weight a channel is exact at every bit width. Neither changes an output beyond float rounding; the teacher itself is
+never touched.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 from nncf.common.graph import NNCFNode
 from torch import Tensor, nn
 
+from dfq_plugin.quantization.decompose import COMPOUND
 from dfq_plugin.quantization.nncf_graph import Body, OperatorGraph
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch's base class of all BatchNorm layers
@@ -20,7 +23,7 @@ _Convolution = nn.modules.conv._ConvNd  # noqa: SLF001 - torch's base class of a
 
 
 def prepare(teacher: nn.Module, example: Tensor) -> Body:
-    """A copy of the teacher in eval mode with every foldable BatchNorm folded.
+    """A copy of the teacher in eval mode without BatchNorm.
 
     Args:
         teacher: the float network; left as it is.
@@ -37,29 +40,60 @@ def prepare(teacher: nn.Module, example: Tensor) -> Body:
     owners = [{_owner(name) for name in graph.parameters(node).values()} for node in graph.operators()]
     runs = Counter(owner for names in owners for owner in names)
     for batchnorm in graph.operators("batch_norm"):
-        _fold(body, graph, batchnorm, runs)
+        if not _fold(body, graph, batchnorm, runs):
+            _make_depthwise(body, graph, batchnorm)
+    body.decomposed = bool(graph.operators(*COMPOUND))
     return body
 
 
-def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[str]) -> None:
+def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[str]) -> bool:
     """Fold one BatchNorm into the layer it reads, where that layer has no other reader and both run once."""
     source = graph.sources(batchnorm)[0]
     weight, statistics = graph.parameters(source).get(1), graph.parameters(batchnorm)
     if weight is None or not statistics or len(graph.readers(source)) != 1:
-        return
+        return False
     layer_name, norm_name = _owner(weight), _owner(next(iter(statistics.values())))
     if runs[layer_name] != 1 or runs[norm_name] != 1:  # one that runs twice must keep its own weight
-        return
+        return False
     layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
     if not isinstance(norm, _BatchNorm) or weight != f"{layer_name}.weight":
-        return
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        return
+        return False
+    affine = _affine(norm)
+    if affine is None:
+        return False
     if isinstance(layer, _Convolution) or (isinstance(layer, nn.Linear) and _is_matrix(graph, source)):
         transposed = source.node_type.startswith("conv_transpose")
-        layer.weight, layer.bias = _fused(layer, norm, mean, variance, transposed=transposed)
+        layer.weight, layer.bias = _fused(layer, *affine, transposed=transposed)
         network.set_submodule(norm_name, nn.Identity())
+        return True
+    return False
+
+
+def _make_depthwise(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode) -> None:
+    """Put a 1x1 depthwise convolution in the place of a BatchNorm of (N, C, H, W) that could not be folded."""
+    statistics = graph.parameters(batchnorm)
+    name = _owner(next(iter(statistics.values()), ""))
+    norm = network.get_submodule(name) if name else None
+    affine = _affine(norm) if isinstance(norm, nn.BatchNorm2d) else None
+    if norm is None or affine is None:
+        return
+    factor, shift = affine
+    layer = nn.Conv2d(len(factor), len(factor), 1, groups=len(factor)).to(factor.device, next(norm.buffers()).dtype)
+    layer.load_state_dict({"weight": factor.reshape(-1, 1, 1, 1), "bias": shift})
+    network.set_submodule(name, layer.eval().requires_grad_(requires_grad=False))
+
+
+def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor] | None:
+    """What a BatchNorm in eval mode multiplies by and adds, both (channels,) float64; None without statistics."""
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        return None
+    with torch.no_grad():
+        factor = (variance.double() + norm.eps).rsqrt()
+        shift = -mean.double() * factor
+        if norm.affine:
+            factor, shift = factor * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+        return factor, shift
 
 
 def _is_matrix(graph: OperatorGraph, linear: NNCFNode) -> bool:
@@ -68,23 +102,18 @@ def _is_matrix(graph: OperatorGraph, linear: NNCFNode) -> bool:
 
 
 def _fused(
-    layer: _Convolution | nn.Linear, norm: _BatchNorm, mean: Tensor, variance: Tensor, *, transposed: bool
+    layer: _Convolution | nn.Linear, factor: Tensor, shift: Tensor, *, transposed: bool
 ) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias that do what the layer and the BatchNorm after it did."""
+    """Weight and bias that do what the layer and ``factor * x + shift``, both (channels,), after it did."""
     with torch.no_grad():
-        scale = (variance.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight.double()
         weight = layer.weight.double()
         if transposed:  # (in, out / groups, ...), where the channels of a group share no weight with another's
-            groups = len(scale) // weight.shape[1]
-            factor = scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
-            weight = (weight.reshape(groups, -1, *weight.shape[1:]) * factor).reshape(weight.shape)
+            groups = len(factor) // weight.shape[1]
+            scale = factor.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+            weight = (weight.reshape(groups, -1, *weight.shape[1:]) * scale).reshape(weight.shape)
         else:
-            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        bias = ((0.0 if layer.bias is None else layer.bias.double()) - mean.double()) * scale
-        if norm.bias is not None:
-            bias = bias + norm.bias.double()
+            weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+        bias = shift if layer.bias is None else shift + layer.bias.double() * factor
         dtype = layer.weight.dtype
     return nn.Parameter(weight.to(dtype), requires_grad=False), nn.Parameter(bias.to(dtype), requires_grad=False)
 

@@ -110,13 +110,15 @@ def same_conv(channels: int = 4) -> nn.Conv2d:
     return nn.Conv2d(4, channels, 3, padding=1)
 
 
-UNFOLDABLE = {
+UNFOLDABLE = {  # into the layer in front of it: these become a depthwise convolution
     "convolution_has_two_readers": lambda: Net(two_readers, conv=same_conv(), norm=nn.BatchNorm2d(4)),
     "batchnorm_comes_first": lambda: Net(norm_read_first, norm=nn.BatchNorm2d(4), conv=same_conv()),
     "convolution_is_shared": lambda: Net(shared_conv, conv=same_conv(), norm=nn.BatchNorm2d(4)),
     "batchnorm_is_shared": lambda: Net(shared_norm, conv=same_conv(), other=same_conv(), norm=nn.BatchNorm2d(4)),
-    "linear_works_on_tokens": lambda: Net(tokens, fc=nn.Linear(36, 4), norm=nn.BatchNorm1d(4)),
     "weight_belongs_to_no_layer": lambda: Net(own_kernel, holder=holder(), norm=nn.BatchNorm2d(4)),
+}
+KEPT = {
+    "linear_works_on_tokens": lambda: Net(tokens, fc=nn.Linear(36, 4), norm=nn.BatchNorm1d(4)),
     "statistics_are_of_the_batch": lambda: Net(
         in_turn, conv=same_conv(), norm=nn.BatchNorm2d(4, track_running_stats=False)
     ),
@@ -127,6 +129,18 @@ UNFOLDABLE = {
 
 
 @pytest.mark.parametrize("make", UNFOLDABLE.values(), ids=UNFOLDABLE.keys())
+def test_prepare_makes_batchnorm_a_depthwise_convolution_when(make: Callable[[], nn.Module]) -> None:
+    teacher = filled(make())
+    prepared = prepare(teacher, IMAGES[:1])
+    assert batchnorms(prepared) == []
+    made = prepared.network.norm
+    assert isinstance(made, nn.Conv2d)
+    assert made.groups == 4
+    assert made.weight.shape == (4, 1, 1, 1)
+    assert largest_difference(prepared, teacher) < 1e-5
+
+
+@pytest.mark.parametrize("make", KEPT.values(), ids=KEPT.keys())
 def test_prepare_keeps_batchnorm_when(make: Callable[[], nn.Module]) -> None:
     teacher = filled(make())
     prepared = prepare(teacher, IMAGES[:1])
@@ -134,9 +148,12 @@ def test_prepare_keeps_batchnorm_when(make: Callable[[], nn.Module]) -> None:
     assert largest_difference(prepared, teacher) < 1e-5
 
 
-def test_prepare_folds_only_the_batchnorm_behind_a_layer_when_there_are_others() -> None:
+def test_prepare_folds_the_batchnorm_behind_a_layer_when_there_is_one_in_front_too() -> None:
     teacher = filled(Net(in_turn, first=nn.BatchNorm2d(4), conv=same_conv(6), second=nn.BatchNorm2d(6)))
-    assert batchnorms(prepare(teacher, IMAGES[:1])) == ["network.first"]
+    prepared = prepare(teacher, IMAGES[:1])
+    assert isinstance(prepared.network.first, nn.Conv2d)
+    assert isinstance(prepared.network.second, nn.Identity)
+    assert largest_difference(prepared, teacher) < 1e-5
 
 
 class TestSequential:
@@ -166,7 +183,7 @@ def test_prepare_leaves_the_teacher_as_it_was() -> None:
 
 
 def test_prepare_keeps_the_type_of_the_weights() -> None:
-    teacher = filled(FOLDABLE["conv"]()).double()
+    teacher = filled(Net(in_turn, first=nn.BatchNorm2d(4), conv=same_conv(6), second=nn.BatchNorm2d(6))).double()
     prepared = prepare(teacher, IMAGES[:1].double())
     assert {parameter.dtype for parameter in prepared.parameters()} == {torch.float64}
 
