@@ -66,6 +66,13 @@ class TestScopes:
         assert {entry.applied for entry in student.plan if entry.reason == "network input"} == {8}
 
 
+    def test_only_weights_are_quantized_when_activations_have_no_bits(self) -> None:
+        student = student_of(tiny_teacher(), weight_bits=4, activation_bits=None)
+        assert {site.kind for site in student.sites} == {"weight"}
+        assert len(student.sites) == len(student.layers)
+        assert all(layer.input_quantizer is None for layer in student.layers)
+
+
 class TestStructures:
     def test_parts_of_a_concatenation_share_a_grid_and_its_bits(self) -> None:
         student = student_of(filled(Branches()), weight_bits=4, activation_bits=4)

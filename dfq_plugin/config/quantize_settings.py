@@ -37,7 +37,9 @@ class QuantizeSettings(Settings):
     """How the student is quantized."""
 
     weight_bits: Bits = Field(default=8, description="Bits of the weights.")
-    activation_bits: Bits = Field(default=8, description="Bits of the activations.")
+    activation_bits: Bits | None = Field(
+        default=8, description="Bits of the activations; null keeps them in float, so that only weights are smaller."
+    )
     first_last_bits: Bits | None = Field(
         default=8, description="Bits of the first and the last layer; null gives them the same as the rest."
     )

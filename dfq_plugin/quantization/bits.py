@@ -42,7 +42,7 @@ def plan_bits(
     overrides = _resolve_overrides(sites, settings.bit_overrides, module_types)
     assignments = []
     for site in sites:
-        requested = settings.weight_bits if site.kind == "weight" else settings.activation_bits
+        requested = settings.weight_bits if site.kind == "weight" else settings.activation_bits or IMAGE_BITS
         applied, reason = _rule(site, layers, settings, requested)
         if site.name in overrides:
             applied, reason = overrides[site.name], "override"

@@ -50,22 +50,34 @@ class Completion:
     Args:
         graph: the network as it was before NNCF placed quantizers in it.
         ignored: operators that stay in float.
+        quantize_activations: whether anything but weights is quantized.
         quantize_outputs: whether the network's output is quantized.
     """
 
-    def __init__(self, graph: OperatorGraph, ignored: Sequence[str], *, quantize_outputs: bool = False) -> None:
+    def __init__(
+        self,
+        graph: OperatorGraph,
+        ignored: Sequence[str],
+        *,
+        quantize_activations: bool = True,
+        quantize_outputs: bool = False,
+    ) -> None:
         self._graph = graph
         self._ignored = frozenset(ignored)
         self._live = graph.fed_by_input()
         self.kernels = [node for node in graph.operators() if self._has_integer_kernel(node)]
         self._group_of: dict[str, int] = {}
+        if quantize_activations:
+            self._want_operands_and_results(quantize_outputs=quantize_outputs)
+
+    def _want_operands_and_results(self, *, quantize_outputs: bool) -> None:
         for kernel in self.kernels:
             for port in self._operand_ports(kernel):
                 self._want(self._carriers(kernel, port))
             if kernel.node_type in CONVOLUTIONS:
                 self._want({self._result(kernel)})
         if quantize_outputs:
-            for node in graph.outputs():
+            for node in self._graph.outputs():
                 self._want(self._carriers(node, 0))
 
     @property

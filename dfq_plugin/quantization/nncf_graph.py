@@ -33,6 +33,7 @@ CONCATENATIONS = frozenset({"cat", "concat", "concatenate", "stack"})
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 MULTIPLY_ACCUMULATE = CONVOLUTIONS | {"linear", "addmm", "matmul", "bmm", "__matmul__"}
 INPUT = "nncf_model_input"
+_ASK_FOR_SHAPE = frozenset({"reshape_as", "view_as", "expand_as"})  # of their second operand
 _OUTPUT = "nncf_model_output"
 _CONSTANT = "nncf_model_const"
 
@@ -151,8 +152,13 @@ class OperatorGraph:
         return shape
 
     def readers(self, node: NNCFNode) -> list[Operand]:
-        """The operands that take an operator's output directly."""
-        return [Operand(e.to_node.node_name, e.input_port_id) for e in self._graph.get_output_edges(node)]
+        """The operands that take an operator's output directly; what only asks for its shape is none."""
+        edges = self._graph.get_output_edges(node)
+        return [
+            Operand(edge.to_node.node_name, edge.input_port_id)
+            for edge in edges
+            if not (edge.to_node.node_type in _ASK_FOR_SHAPE and edge.input_port_id == 1)
+        ]
 
     def readers_through(self, node: NNCFNode) -> Iterator[Operand]:
         """The operands that see an operator's output once rearranging operators are looked through."""

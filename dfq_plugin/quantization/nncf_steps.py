@@ -172,7 +172,12 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
 
     def _complete_placement(self, network: nn.Module) -> set[str]:
         settings = self._settings
-        completion = Completion(self._graph, self._ignored, quantize_outputs=settings.quantize_outputs)
+        completion = Completion(
+            self._graph,
+            self._ignored,
+            quantize_activations=settings.activation_bits is not None,
+            quantize_outputs=settings.quantize_outputs,
+        )
         return complete(network, completion, self._graph, preset=settings.preset, overflow_fix=settings.overflow_fix)
 
     def _read_placement(self, network: nn.Module) -> None:

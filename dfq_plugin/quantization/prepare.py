@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from nncf.common.graph import NNCFNode
@@ -19,6 +20,7 @@ from dfq_plugin.quantization.decompose import COMPOUND
 from dfq_plugin.quantization.nncf_graph import Body, OperatorGraph
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch's base class of all BatchNorm layers
+RESHAPES = frozenset({"flatten", "reshape", "view"})
 _Convolution = nn.modules.conv._ConvNd  # noqa: SLF001 - torch's base class of all convolutions
 
 
@@ -48,7 +50,7 @@ def prepare(teacher: nn.Module, example: Tensor) -> Body:
 
 def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[str]) -> bool:
     """Fold one BatchNorm into the layer it reads, where that layer has no other reader and both run once."""
-    source = graph.sources(batchnorm)[0]
+    source = _through_reshapes(graph, batchnorm)
     weight, statistics = graph.parameters(source).get(1), graph.parameters(batchnorm)
     if weight is None or not statistics or len(graph.readers(source)) != 1:
         return False
@@ -58,15 +60,40 @@ def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: C
     layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
     if not isinstance(norm, _BatchNorm) or weight != f"{layer_name}.weight":
         return False
-    affine = _affine(norm)
-    if affine is None:
+    affine, rest = _affine(norm), _rest(norm, graph.output_shape(batchnorm))
+    if affine is None or rest is None:
         return False
-    if isinstance(layer, _Convolution) or (isinstance(layer, nn.Linear) and _is_matrix(graph, source)):
+    if isinstance(layer, _Convolution) or (isinstance(layer, nn.Linear) and _is_matrix(graph, batchnorm)):
         transposed = source.node_type.startswith("conv_transpose")
         layer.weight, layer.bias = _fused(layer, *affine, transposed=transposed)
-        network.set_submodule(norm_name, nn.Identity())
+        network.set_submodule(norm_name, rest)
         return True
     return False
+
+
+def _through_reshapes(graph: OperatorGraph, batchnorm: NNCFNode) -> NNCFNode:
+    """What a BatchNorm reads; of tokens that a linear layer made and a reshape put into rows, the linear layer."""
+    source = graph.sources(batchnorm)[0]
+    before = graph.sources(source).get(0)
+    if source.node_type in RESHAPES and before is not None and before.node_type == "linear":
+        keeps_channels = graph.output_shape(source)[-1] == graph.output_shape(before)[-1]
+        if keeps_channels and _is_matrix(graph, source) and len(graph.readers(source)) == 1:
+            return before
+    return source
+
+
+def _rest(norm: _BatchNorm, shape: Sequence[int]) -> nn.Module | None:
+    """What a BatchNorm layer does besides normalising: nothing, or what a class derived from it calls afterwards.
+
+    Returns:
+        The module to put in its place; None when it is not simply its children, one after the other.
+    """
+    rest = nn.Sequential(*norm.children()) if list(norm.children()) else nn.Identity()
+    if type(norm).forward is _BatchNorm.forward:
+        return rest
+    probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(next(norm.buffers()))
+    with torch.no_grad():
+        return rest if torch.allclose(norm(probe), rest(_BatchNorm.forward(norm, probe))) else None
 
 
 def _make_depthwise(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode) -> None:
@@ -74,12 +101,17 @@ def _make_depthwise(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNod
     statistics = graph.parameters(batchnorm)
     name = _owner(next(iter(statistics.values()), ""))
     norm = network.get_submodule(name) if name else None
-    affine = _affine(norm) if isinstance(norm, nn.BatchNorm2d) else None
-    if norm is None or affine is None:
+    if not isinstance(norm, nn.BatchNorm2d):
+        return
+    affine, rest = _affine(norm), _rest(norm, graph.output_shape(batchnorm))
+    if affine is None or rest is None:
         return
     factor, shift = affine
-    layer = nn.Conv2d(len(factor), len(factor), 1, groups=len(factor)).to(factor.device, next(norm.buffers()).dtype)
+    layer: nn.Module = nn.Conv2d(len(factor), len(factor), 1, groups=len(factor)).to(
+        factor.device, next(norm.buffers()).dtype
+    )
     layer.load_state_dict({"weight": factor.reshape(-1, 1, 1, 1), "bias": shift})
+    layer = layer if isinstance(rest, nn.Identity) else nn.Sequential(layer, rest)
     network.set_submodule(name, layer.eval().requires_grad_(requires_grad=False))
 
 
@@ -96,9 +128,9 @@ def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor] | None:
         return factor, shift
 
 
-def _is_matrix(graph: OperatorGraph, linear: NNCFNode) -> bool:
-    """Whether a linear layer gives (N, channels): of (N, L, channels) BatchNorm would normalise the L."""
-    return len(graph.output_shape(linear)) == 2
+def _is_matrix(graph: OperatorGraph, node: NNCFNode) -> bool:
+    """Whether an operator gives (N, channels): of (N, L, channels) BatchNorm would normalise the L."""
+    return len(graph.output_shape(node)) == 2
 
 
 def _fused(

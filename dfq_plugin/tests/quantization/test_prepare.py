@@ -148,6 +148,51 @@ def test_prepare_keeps_batchnorm_when(make: Callable[[], nn.Module]) -> None:
     assert largest_difference(prepared, teacher) < 1e-5
 
 
+class NormAndRelu(nn.BatchNorm2d):
+    """A BatchNorm that calls a child of its own afterwards, as timm's do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        activated: Tensor = self.act(super().forward(images))
+        return activated
+
+
+class NormAndDouble(nn.BatchNorm2d):
+    """A BatchNorm that does more than its children say."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * 2
+
+
+def test_prepare_keeps_what_a_derived_batchnorm_does_afterwards() -> None:
+    teacher = filled(Net(in_turn, first=NormAndRelu(4), conv=same_conv(6), second=NormAndRelu(6)))
+    prepared = prepare(teacher, IMAGES[:1])
+    assert batchnorms(prepared) == []
+    assert largest_difference(prepared, teacher) < 1e-5
+    assert prepared(IMAGES).min() == 0
+
+
+def test_prepare_keeps_a_batchnorm_whose_class_it_cannot_take_apart() -> None:
+    teacher = filled(Net(in_turn, first=NormAndDouble(4), conv=same_conv(6), second=NormAndDouble(6)))
+    prepared = prepare(teacher, IMAGES[:1])
+    assert batchnorms(prepared) == ["network.first", "network.second"]
+    assert largest_difference(prepared, teacher) < 1e-5
+
+
+def test_prepare_folds_a_batchnorm_of_the_rows_that_a_linear_layer_made() -> None:
+    def rows(network: Any, images: Tensor) -> Any:
+        tokens = network.fc(images.flatten(2))
+        return network.norm(tokens.flatten(0, 1)).reshape_as(tokens)
+
+    teacher = filled(Net(rows, fc=nn.Linear(36, 5), norm=nn.BatchNorm1d(5)))
+    prepared = prepare(teacher, IMAGES[:1])
+    assert batchnorms(prepared) == []
+    assert largest_difference(prepared, teacher) < 1e-5
+
+
 def test_prepare_folds_the_batchnorm_behind_a_layer_when_there_is_one_in_front_too() -> None:
     teacher = filled(Net(in_turn, first=nn.BatchNorm2d(4), conv=same_conv(6), second=nn.BatchNorm2d(6)))
     prepared = prepare(teacher, IMAGES[:1])
