@@ -151,6 +151,35 @@ class TestTrouble:
         with pytest.raises(InputError, match="/log/0: its values on the synthetic images are not finite"):
             student_of(Log().eval())
 
+    def test_an_activation_that_nncf_does_not_quantize_and_is_not_finite_is_an_error_too(self) -> None:
+        class Gate(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 1)
+
+            def forward(self, pixels: Tensor) -> Tensor:
+                return F.hardswish(self.conv(pixels).log())
+
+        with pytest.raises(InputError, match=r"hardswish/0: its values on the synthetic images are not finite"):
+            student_of(nn.Sequential(Gate(), nn.Conv2d(4, 4, 1)).eval())
+
+    def test_a_layer_without_any_weight_works(self) -> None:
+        class Residual(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.alive = nn.Conv2d(3, 3, 1)
+                self.dead = nn.Conv2d(3, 3, 1)
+
+            def forward(self, pixels: Tensor) -> Tensor:
+                values = self.alive(pixels)
+                total: Tensor = values + self.dead(values)
+                return total.flatten(1)
+
+        teacher = Residual().eval()
+        for parameter in teacher.dead.parameters():
+            parameter.data.zero_()
+        assert distance(student_of(teacher), teacher, make_set().images) < 0.03
+
     @pytest.mark.parametrize("fields", [{}, {"activation_bits": 4, "residual_bits": 4}, {"preset": "mixed"}])
     def test_an_activation_that_is_always_zero_is_an_error_that_names_its_layer(self, fields: dict[str, Any]) -> None:
         teacher = tiny_teacher()

@@ -231,8 +231,11 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         for quantizer in quantizers.values():
             quantizer.enable_quantization()
         layers = {site.name: site.layer for site in self.sites}
+        dead = {layer.operator for layer in self.layers if not network.get_parameter(layer.weight).any()}
         for name, quantizer in searched.items():
-            if histograms[name].limit == 0.0:
+            if not math.isfinite(histograms[name].limit):
+                raise InputError(_not_finite(layers[name], "values on the synthetic images are"))
+            if histograms[name].limit == 0.0 and layers[name] not in dead:  # a dead layer gives zero for any image
                 raise InputError(_always_zero(layers[name]))
             _set_range(quantizer, histograms[name])
 
@@ -243,7 +246,8 @@ def _set_range(quantizer: Any, histogram: ranges.TensorHistogram) -> None:  # no
         quantizer.input_low.data.fill_(low)
         quantizer.input_range.data.fill_(high - low)
     else:
-        quantizer.signed = bool(histogram.occupied()[0][0] < 0)
+        values, _ = histogram.occupied()
+        quantizer.signed = bool((values < 0).any())
         scale = ranges.search_tensor_scale(histogram, quantizer.level_low, quantizer.level_high)
         quantizer.scale.data.fill_(scale)
 
@@ -254,11 +258,14 @@ def _check_range(site: QuantizerSite, quantizer: Any, *, final: bool) -> None:  
         largest = torch.cat([edge.abs().flatten() for edge in quantizer.get_input_low_input_high()]).max().item()
     if not math.isfinite(largest):
         what = "weight is" if site.kind == "weight" else "values on the synthetic images are"
-        msg = f"{site.layer}: its {what} not finite; check the network's weights and the images."
-        raise InputError(msg)
+        raise InputError(_not_finite(site.layer, what))
     floor = ZERO_RANGE_ASYMMETRIC if isinstance(quantizer, AsymmetricQuantizer) else ZERO_RANGE_SYMMETRIC
     if final and site.kind == "activation" and largest < floor:
         raise InputError(_always_zero(site.layer))
+
+
+def _not_finite(layer: str, what: str) -> str:
+    return f"{layer}: its {what} not finite; check the network's weights and the images."
 
 
 def _always_zero(layer: str) -> str:
