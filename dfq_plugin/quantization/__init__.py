@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dfq_plugin.config import QuantizeSettings
+from dfq_plugin.errors import UnsupportedModelError
 from dfq_plugin.network_state import untouched_random_state
 from dfq_plugin.quantization.bits import summarise
 from dfq_plugin.quantization.checkpoint import load_student, save_student
@@ -43,7 +44,11 @@ def quantize(
         InputError: the network is not finite on the images, or one of its activations is zero on all of them.
         UnsupportedModelError: the network has nothing that can be quantized.
     """
-    device = next(teacher.parameters()).device
+    weight = next(teacher.parameters(), None)
+    if weight is None:
+        msg = f"{type(teacher).__name__} has no weights, so there is nothing to quantize."
+        raise UnsupportedModelError(msg)
+    device = weight.device
     ensure_extension("cuda" if device.type == "cuda" else "cpu")
     example = synthetic.images[:1].to(device)
     network = prepare(teacher, example)
