@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ class Provenance:
         teacher: Digest of the teacher.
         versions: Version of each package involved.
         date: When it was made, ISO 8601 in UTC.
+        details: What else the method says about this very set, JSON-able: why it was chosen, what its parts are.
     """
 
     provider: str
@@ -45,6 +46,7 @@ class Provenance:
     teacher: str
     versions: dict[str, str]
     date: str
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from dfq_plugin.synthetic_set import SyntheticSet
 
 ROOT = Path(__file__).parent.parent
 LISTED = """
@@ -36,6 +40,7 @@ import json, sys
 from dfq_plugin.synthetic_set import SyntheticSet
 print(json.dumps(SyntheticSet.load(sys.argv[1]).provenance.settings))
 """
+COMMAND = "from dfq_plugin.cli import main; main()"
 CHECKED = """
 from acme_noise import AcmeNoise
 from dfq_plugin.testing import ProviderContract
@@ -74,6 +79,39 @@ def test_provider_is_listed_without_being_imported(site: Path) -> None:
     assert found["providers"]["acme_noise"] == "acme_noise"
     assert found["providers"]["noise"] == "dfq_plugin.providers.noise"
     assert found["imported"] is False
+
+
+def test_dfq_providers_lists_it_beside_the_built_in_ones(site: Path) -> None:
+    done = run(site, "-c", COMMAND, "providers", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert listed.keys() >= {"acme_noise", "intraq", "deepinversion", "genie", "gznq", "fractal", "auto", "mixture"}
+    assert listed["acme_noise"]["module"] == "acme_noise"
+    assert "arXiv:2212.04780" in listed["genie"]["paper"]
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        pytest.param({"provider": "acme_noise", "params": {"contrast": 3.0}}, id="alone"),
+        pytest.param({"provider": "mixture", "params": {"parts": [{"provider": "acme_noise"}]}}, id="in_a_mixture"),
+    ],
+)
+def test_dfq_generate_runs_it_from_a_config(site: Path, tmp_path: Path, calibration: dict[str, Any]) -> None:
+    job = {
+        "model": {"source": "python:dfq_plugin.testing:tiny_teacher"},
+        "input_info": {"sample_size": [1, 3, 8, 8]},
+        "compression": {"algorithm": "quantization"},
+        "calibration": {"num_samples": 5, **calibration},
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "config.json").write_text(json.dumps(job))
+    done = run(site, "-c", COMMAND, "generate", str(tmp_path / "config.json"), "--no-cache")
+    assert done.returncode == 0, done.stderr
+    made = SyntheticSet.load(tmp_path / "out" / "synthetic.safetensors")
+    assert made.provenance.provider == calibration["provider"]
+    assert tuple(made.images.shape) == (5, 3, 8, 8)
+    assert torch.equal(made.images.amin(dim=3), made.images.amax(dim=3))  # every row has one value
 
 
 def test_provider_is_used_by_name_and_its_set_outlives_the_package(site: Path, tmp_path: Path) -> None:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 BUILTIN_PROVIDERS: Final = {
+    "adadfq": "dfq_plugin.providers.adadfq",
+    "auto": "dfq_plugin.providers.auto",
+    "deepinversion": "dfq_plugin.providers.deepinversion",
     "folder": "dfq_plugin.providers.folder",
+    "fractal": "dfq_plugin.providers.fractal",
+    "gdfq": "dfq_plugin.providers.gdfq",
+    "genie": "dfq_plugin.providers.genie",
+    "gznq": "dfq_plugin.providers.gznq",
     "intraq": "dfq_plugin.providers.intraq",
+    "mixture": "dfq_plugin.providers.mixture",
     "noise": "dfq_plugin.providers.noise",
+    "qimera": "dfq_plugin.providers.qimera",
     "zeroq": "dfq_plugin.providers.zeroq",
 }

@@ -10,7 +10,8 @@ Minimised over the pixels of each batch, all weights 1:
     marginal_distance  mean of max(lambda_l - d, 0) + max(d - lambda_u, 0), where d is the cosine distance between the
                        pooled feature of an image and the centre of its class over all earlier batches
 with local object reinforcement (LOR): with probability 1/2 a step sees the whole batch through random crops, one per
-image, of at least the fraction eta of its area, enlarged to full size and mirrored at random.
+image, of at least the fraction eta of its area, enlarged to full size and mirrored at random; the supplement also tries
+turned crops.
 
 Deviations from the released code:
     D1  any number of images, whose batches follow each other in one run; the code makes four groups of five batches of
@@ -38,6 +39,7 @@ from dfq_plugin.synthesis.class_centres import ClassCentres
 from dfq_plugin.synthesis.losses import batchnorm_loss, marginal_distance_loss, soft_inception_loss
 from dfq_plugin.synthesis.pixel_provider import PixelProvider
 from dfq_plugin.synthesis.pixels import PixelBatch, PixelStart, fast_layout, optimise_pixels
+from dfq_plugin.synthesis.presets import fill_from_preset
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts, pooled_features
 
@@ -98,6 +100,13 @@ class IntraQ(PixelProvider):
         source="released code (the paper's supplement reports slightly better results without)",
         description="Mirror crops left to right at random.",
     )
+    rotation: float = cited(
+        0.0,
+        "paper (its supplement finds turned crops slightly worse and gives no angle)",
+        "Largest angle, in degrees, by which crops are turned.",
+        ge=0,
+        le=180,
+    )
     use_mdc: bool = cited(default=True, source="paper", description="Marginal distance constraint on features.")
     use_soft_inception: bool = cited(
         default=True,
@@ -108,11 +117,7 @@ class IntraQ(PixelProvider):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, values: Any) -> Any:  # noqa: ANN401 - anything can be handed in; pydantic checks it
-        if not isinstance(values, Mapping):
-            return values
-        preset = values.get("preset", cls.model_fields["preset"].default)
-        filled = PRESETS.get(str(preset), PRESETS["paper"])  # a wrong name is refused by the field itself
-        return {**filled, **{name: value for name, value in values.items() if name not in filled or value is not None}}
+        return fill_from_preset(values, PRESETS, "paper")
 
     @pydantic.model_validator(mode="after")
     def _check_margins(self) -> IntraQ:
@@ -198,7 +203,14 @@ class _Synthesis:
             return pixels
         size = (pixels.shape[2], pixels.shape[3])
         mirror = MIRROR_PROBABILITY if settings.use_flip else 0.0
-        crops = draw_crops(len(pixels), size, min_area=settings.eta, mirror_probability=mirror, generator=generator)
+        crops = draw_crops(
+            len(pixels),
+            size,
+            min_area=settings.eta,
+            mirror_probability=mirror,
+            generator=generator,
+            max_angle=settings.rotation,
+        )
         return fast_layout(crop_and_resize(pixels, crops))
 
 

@@ -1,4 +1,4 @@
-"""Random crops that gradients pass through: local object reinforcement."""
+"""Random views that gradients pass through: crops (local object reinforcement), turns, shifts and mirror images."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Crops:
         height: Rows, int64.
         width: Columns, int64.
         mirrored: Whether left and right change places, bool.
+        angle: By how much the enlarged rectangle is turned about its centre, in radians, float64; None for not at all.
     """
 
     top: Tensor
@@ -30,10 +31,17 @@ class Crops:
     height: Tensor
     width: Tensor
     mirrored: Tensor
+    angle: Tensor | None = None
 
 
 def draw_crops(
-    count: int, image_size: tuple[int, int], *, min_area: float, mirror_probability: float, generator: torch.Generator
+    count: int,
+    image_size: tuple[int, int],
+    *,
+    min_area: float,
+    mirror_probability: float,
+    generator: torch.Generator,
+    max_angle: float = 0.0,
 ) -> Crops:
     """Draw a random rectangle for each image, distributed as in torchvision's RandomResizedCrop.
 
@@ -43,6 +51,7 @@ def draw_crops(
         min_area: Smallest fraction of the image that a rectangle covers, in 0..1; the largest is 1.
         mirror_probability: Chance that an image is mirrored.
         generator: Where the random numbers come from, on the CPU.
+        max_angle: Largest turn either way, in degrees; the angle is uniform below it.
     """
     rows, columns = image_size
 
@@ -60,14 +69,17 @@ def draw_crops(
     width = torch.where(found, width.gather(1, first).squeeze(1), central_width)
     top = torch.where(found, draw(count) * (rows - height + 1), (rows - height) / 2).long()
     left = torch.where(found, draw(count) * (columns - width + 1), (columns - width) / 2).long()
-    return Crops(top, left, height, width, draw(count) < mirror_probability)
+    mirrored = draw(count) < mirror_probability
+    angle = math.radians(max_angle) * (2 * draw(count) - 1) if max_angle else None
+    return Crops(top, left, height, width, mirrored, angle)
 
 
 def crop_and_resize(images: Tensor, crops: Crops) -> Tensor:
     """Enlarge a rectangle of each image to the full size, bilinearly, in one differentiable call.
 
     Equal to cutting the rectangle out and calling ``torch.nn.functional.interpolate`` with ``mode="bilinear"``,
-    ``align_corners=False`` and ``antialias=False``; pixels outside of the rectangle are never read.
+    ``align_corners=False`` and ``antialias=False``; pixels outside of the rectangle are never read. Where a turned
+    rectangle leaves a corner empty, its nearest pixel is repeated.
 
     Args:
         images: (N, C, H, W).
@@ -77,14 +89,36 @@ def crop_and_resize(images: Tensor, crops: Crops) -> Tensor:
         (N, C, H, W).
     """
     rows, columns = images.shape[2:]
-    y = _sample_positions(crops.top, crops.height, rows)
-    x = _sample_positions(crops.left, crops.width, columns)
-    x = torch.where(crops.mirrored.unsqueeze(1), x.flip(1), x)
-    x, y = x.to(images), y.to(images)
+    y = (torch.arange(rows, dtype=torch.float64) + 0.5).view(1, -1, 1)
+    x = (torch.arange(columns, dtype=torch.float64) + 0.5).view(1, 1, -1)
+    x = torch.where(_per_image(crops.mirrored), columns - x, x)
+    if crops.angle is not None:
+        x, y = _turn(x - columns / 2, y - rows / 2, _per_image(crops.angle))
+        x, y = x + columns / 2, y + rows / 2
+    x = _sample_positions(x, crops.left, crops.width, columns).to(images)
+    y = _sample_positions(y, crops.top, crops.height, rows).to(images)
     shape = (images.shape[0], rows, columns)
-    grid = torch.stack([x.unsqueeze(1).expand(shape), y.unsqueeze(2).expand(shape)], dim=3)
+    grid = torch.stack([x.expand(shape), y.expand(shape)], dim=3)
     # "border" only catches rounding: no position lies outside of the image.
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def jitter(images: Tensor, fraction: float, *, mirror: bool, generator: torch.Generator) -> Tensor:
+    """Shift a batch by one random number of rows and columns; what leaves on one side comes back on the other.
+
+    Args:
+        images: (N, C, H, W).
+        fraction: Largest shift either way, as a fraction of the side.
+        mirror: Whether the batch is mirrored as well, with probability 1/2.
+        generator: Where the random numbers come from, on the CPU.
+
+    Returns:
+        (N, C, H, W).
+    """
+    limits = [round(fraction * size) for size in images.shape[2:]]
+    shifts = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
+    shifted = images.roll(shifts, dims=(2, 3))
+    return shifted.flip(3) if mirror and torch.rand((), generator=generator).item() < 0.5 else shifted
 
 
 def _central_size(rows: int, columns: int) -> tuple[int, int]:
@@ -96,9 +130,16 @@ def _central_size(rows: int, columns: int) -> tuple[int, int]:
     return rows, columns
 
 
-def _sample_positions(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where ``size`` outputs sample ``length`` pixels from ``first`` on, (N, size), with -1 and 1 the image's edges."""
-    outputs = torch.arange(size, dtype=torch.float64) + 0.5
-    inside = (outputs * (length.unsqueeze(1) / size) - 0.5).clamp(min=0)
-    pixel = first.unsqueeze(1) + torch.minimum(inside, length.unsqueeze(1) - 1)
+def _per_image(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1)
+
+
+def _turn(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    return angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y
+
+
+def _sample_positions(outputs: Tensor, first: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where outputs, in 0..``size``, sample ``length`` pixels from ``first`` on; -1 and 1 are the image's edges."""
+    inside = (outputs * (_per_image(length) / size) - 0.5).clamp(min=0)
+    pixel = _per_image(first) + torch.minimum(inside, _per_image(length) - 1)
     return (2 * pixel + 1) / size - 1

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, input_moments
 
-ZEROQ_EPS = 1e-6  # inside ZeroQ's square roots, in place of the layers' own eps
+ROOT_EPS = 1e-6  # inside the square roots of ZeroQ and GENIE, in place of the layers' own eps
 
 
 def batchnorm_loss(statistics: Sequence[BatchNormStatistics]) -> Tensor:
@@ -43,14 +43,21 @@ def zeroq_loss(statistics: Sequence[BatchNormStatistics]) -> Tensor:
     Returns:
         Scalar, averaged over the images.
     """
-    per_layer = []
-    for seen in statistics:
-        gaps = (seen.mean - seen.stored_mean).square()
-        if seen.count > 1:
-            unbiased = seen.variance * (seen.count / (seen.count - 1))
-            gaps = gaps + ((unbiased + ZEROQ_EPS).sqrt() - (seen.stored_variance + ZEROQ_EPS).sqrt()).square()
-        per_layer.append(gaps.sum(dim=1).mean())
-    return torch.stack(per_layer).sum()
+    return torch.stack([_moment_gaps(seen).sum(dim=1).mean() for seen in statistics]).sum()
+
+
+def deviation_loss(statistics: Sequence[BatchNormStatistics]) -> Tensor:
+    """Squared distance of mean and standard deviation, averaged over channels and summed over layers (GENIE).
+
+    A layer that sees one value per channel has no unbiased variance; it counts with its mean only.
+
+    Args:
+        statistics: One entry per BatchNorm layer, moments (C,) over batch and space.
+
+    Returns:
+        Scalar.
+    """
+    return torch.stack([_moment_gaps(seen).mean() for seen in statistics]).sum()
 
 
 def input_statistics(images: Tensor) -> BatchNormStatistics:
@@ -99,3 +106,12 @@ def marginal_distance_loss(features: Tensor, centres: Tensor, known: Tensor, low
     distance = 1 - F.cosine_similarity(features, centres, dim=1)
     outside = (lower - distance).relu() + (distance - upper).relu()
     return torch.where(known, outside, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def _moment_gaps(seen: BatchNormStatistics) -> Tensor:
+    """Squared distances of mean and unbiased standard deviation from those stored, shaped as the moments."""
+    gaps = (seen.mean - seen.stored_mean).square()
+    if seen.count > 1:
+        unbiased = seen.variance * (seen.count / (seen.count - 1))
+        gaps = gaps + ((unbiased + ROOT_EPS).sqrt() - (seen.stored_variance + ROOT_EPS).sqrt()).square()
+    return gaps

@@ -1,4 +1,4 @@
-"""What every provider that optimises pixels has in common: its settings, and that it needs BatchNorm."""
+"""What every provider that matches BatchNorm statistics has in common: its settings, and that it needs BatchNorm."""
 
 from __future__ import annotations
 
@@ -6,24 +6,41 @@ import pydantic
 
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.providers.base import Provider
-from dfq_plugin.synthesis.pixels import PixelSettings, reduce_on_plateau
+from dfq_plugin.synthesis.pixels import PixelSettings
+from dfq_plugin.synthesis.schedules import reduce_on_plateau
 from dfq_plugin.teacher import ModelFacts
 
 
-class PixelProvider(Provider):
-    """A provider that matches BatchNorm statistics by Adam steps on pixels; the methods below it give the defaults.
+class BatchNormProvider(Provider):
+    """A provider that matches BatchNorm statistics by Adam steps; the methods below it give the defaults.
 
     Attributes:
         steps: Adam steps per batch.
-        learning_rate: Step size at the start, in units of normalised intensity.
+        learning_rate: Step size at the start.
         batch_size: Images optimised together.
-        patience: Steps without improvement before the step size is divided by ten.
-        min_learning_rate: Floor below which the step size is not reduced.
     """
 
     steps: int
     learning_rate: float
     batch_size: int
+
+    def requires(self, facts: ModelFacts) -> None:
+        if not facts.batchnorm_layers:
+            msg = (
+                f"Provider '{self.name}' matches the statistics stored in BatchNorm layers, and this teacher runs none "
+                "(were they folded into the convolutions?); the providers 'fractal', 'noise' and 'folder' work without."
+            )
+            raise UnsupportedModelError(msg)
+
+
+class PixelProvider(BatchNormProvider):
+    """A provider whose step size falls whenever the loss stops falling.
+
+    Attributes:
+        patience: Steps without improvement before the step size is divided by ten.
+        min_learning_rate: Floor below which the step size is not reduced.
+    """
+
     patience: int
     min_learning_rate: float
 
@@ -36,14 +53,6 @@ class PixelProvider(Provider):
             )
             raise ConfigError(msg)
         return self
-
-    def requires(self, facts: ModelFacts) -> None:
-        if not facts.batchnorm_layers:
-            msg = (
-                f"Provider '{self.name}' matches the statistics stored in BatchNorm layers, and this teacher runs none "
-                "(were they folded into the convolutions?); the providers 'noise' and 'folder' work without."
-            )
-            raise UnsupportedModelError(msg)
 
     def pixel_settings(self) -> PixelSettings:
         """Say how the pixels are optimised."""

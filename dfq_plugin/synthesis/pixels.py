@@ -1,4 +1,7 @@
-"""The loop that optimises the pixels of images, batch by batch, shared by every method that does so."""
+"""The loop that optimises images batch by batch, shared by every method that does so.
+
+Most methods change the pixels themselves; what else can stand for images is for a method to say (``Unknowns``).
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,20 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dfq_plugin.batch_store import BatchStore
 from dfq_plugin.errors import ProviderContractError
 from dfq_plugin.progress import track
 from dfq_plugin.providers.base import GenerationRequest
+from dfq_plugin.synthesis.schedules import LearningRateRule
 
 logger = logging.getLogger("nncf.dfq_plugin.synthesize")
 
 Objective = Callable[[Tensor], Mapping[str, Tensor]]
-LearningRateRule = Callable[[Optimizer], Callable[[float], object]]
 
 IMAGES, LABELS, LOSS = "images", "labels", "loss."  # names in the checkpoint of a batch
 
@@ -36,6 +38,9 @@ class PixelSettings:
         batch_size: Images optimised together; the last batch may be smaller.
         learning_rate: Step size at the start, in units of normalised intensity.
         rule: Makes, from the optimiser, the function that takes the loss after each step and adapts the step size.
+        betas: Adam's decay rates.
+        project: Puts the pixels, in place, back where they are allowed after each step.
+        keep_best_from: First step from which on the images of the lowest loss are kept; None keeps the last images.
     """
 
     provider: str
@@ -43,6 +48,9 @@ class PixelSettings:
     batch_size: int
     learning_rate: float
     rule: LearningRateRule
+    betas: tuple[float, float] = (0.9, 0.999)
+    project: Callable[[Tensor], object] | None = None
+    keep_best_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,33 @@ class PixelStart:
     labels: Tensor | None = None
 
 
+class Unknowns(Protocol):
+    """What the steps change, and the images that it stands for."""
+
+    tensors: Sequence[Tensor]  # the leaves that the loss is differentiated by
+
+    def images(self) -> Tensor:
+        """Give the images, (N, C, H, W), through which gradients reach the tensors."""
+
+    def step(self, gradients: Sequence[Tensor], loss: float) -> None:
+        """Change the tensors once."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A batch that is ready to be optimised.
+
+    Attributes:
+        unknowns: What the steps change.
+        objective: Gives the named terms, scalars, whose sum is minimised.
+        labels: (N,) int64, or None.
+    """
+
+    unknowns: Unknowns
+    objective: Objective
+    labels: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class PixelResult:
     """Optimised images, and how the loss went.
@@ -90,15 +125,6 @@ class PixelResult:
     history: tuple[dict[str, Tensor], ...]
 
 
-def reduce_on_plateau(patience: int, min_learning_rate: float) -> LearningRateRule:
-    """Divide the step size by ten whenever the loss has not improved for ``patience`` steps."""
-
-    def rule(optimizer: Optimizer) -> Callable[[float], object]:
-        return ReduceLROnPlateau(optimizer, factor=0.1, patience=patience, min_lr=min_learning_rate).step
-
-    return rule
-
-
 def optimise_pixels(
     settings: PixelSettings,
     request: GenerationRequest,
@@ -106,13 +132,38 @@ def optimise_pixels(
     start: Callable[[PixelBatch], PixelStart],
     finish: Callable[[Tensor, Tensor | None], None] | None = None,
 ) -> PixelResult:
-    """Optimise ``request.num_samples`` images, resuming from finished batches in ``request.checkpoint_folder``.
+    """Optimise the pixels of ``request.num_samples`` images; see ``optimise_batches``.
 
     Args:
         settings: How.
         request: How many, from which seed.
         like: A weight of the teacher; the pixels are optimised on its device and in its type.
         start: Prepares a batch; called for those only that are not finished already.
+        finish: Called with the images and labels of every finished batch in turn.
+
+    Raises:
+        ProviderContractError: The loss is not finite.
+    """
+
+    def prepare(batch: PixelBatch) -> Descent:
+        started = start(batch)
+        return Descent(_Pixels(settings, started.pixels, like), started.objective, started.labels)
+
+    return optimise_batches(settings, request, prepare, finish)
+
+
+def optimise_batches(
+    settings: PixelSettings,
+    request: GenerationRequest,
+    prepare: Callable[[PixelBatch], Descent],
+    finish: Callable[[Tensor, Tensor | None], None] | None = None,
+) -> PixelResult:
+    """Optimise ``request.num_samples`` images, resuming from finished batches in ``request.checkpoint_folder``.
+
+    Args:
+        settings: How.
+        request: How many, from which seed.
+        prepare: Prepares a batch; called for those only that are not finished already.
         finish: Called with the images and labels of every finished batch in turn, also of one that is only read back,
             for methods in which a batch depends on earlier ones.
 
@@ -128,7 +179,7 @@ def optimise_pixels(
             if tensors is None:
                 size = min(settings.batch_size, request.num_samples - index * settings.batch_size)
                 batch = PixelBatch(index, size, batch_generator(request.seed, index))
-                tensors = _optimise_batch(settings, batch, like, start(batch), progress.advance)
+                tensors = _descend(settings, batch, prepare(batch), progress.advance)
                 store.save(index, tensors)
             else:
                 progress.advance(settings.steps)
@@ -152,30 +203,55 @@ def fast_layout(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
-def _optimise_batch(
-    settings: PixelSettings, batch: PixelBatch, like: Tensor, start: PixelStart, advance: Callable[[], None]
+class _Pixels:
+    """Pixels as the unknowns: Adam steps on the images themselves."""
+
+    def __init__(self, settings: PixelSettings, pixels: Tensor, like: Tensor) -> None:
+        self._pixels = fast_layout(pixels.detach().to(like, copy=True)).requires_grad_()
+        self.tensors: Sequence[Tensor] = [self._pixels]
+        self._optimizer = torch.optim.Adam(self.tensors, lr=settings.learning_rate, betas=settings.betas)
+        self._adapt = settings.rule(self._optimizer)
+        self._project = settings.project
+
+    def images(self) -> Tensor:
+        return self._pixels
+
+    def step(self, gradients: Sequence[Tensor], loss: float) -> None:
+        (self._pixels.grad,) = gradients
+        self._optimizer.step()
+        if self._project is not None:
+            with torch.no_grad():
+                self._project(self._pixels)
+        self._adapt(loss)
+
+
+def _descend(
+    settings: PixelSettings, batch: PixelBatch, descent: Descent, advance: Callable[[], None]
 ) -> dict[str, Tensor]:
-    pixels = fast_layout(start.pixels.detach().to(like, copy=True)).requires_grad_()
-    optimizer = torch.optim.Adam([pixels], lr=settings.learning_rate)
-    adapt = settings.rule(optimizer)
+    unknowns = descent.unknowns
     names: list[str] = []
     history: list[list[float]] = []
+    best, best_images = math.inf, None
     for step in range(settings.steps):
         with torch.enable_grad():
-            terms = start.objective(pixels)
+            images = unknowns.images()
+            terms = descent.objective(images)
             stacked = torch.stack(list(terms.values()))
             loss = stacked.sum()
-        # Asked for the pixels only, so that nothing is ever added to the gradients of the teacher's weights.
-        (pixels.grad,) = torch.autograd.grad(loss, [pixels])
+        # Asked for the unknowns only, so that nothing is ever added to the gradients of the teacher's weights.
+        gradients = torch.autograd.grad(loss, unknowns.tensors)
         names, values = list(terms), stacked.tolist()
         _check_finite(settings, batch, step, dict(zip(names, values, strict=True)))
-        optimizer.step()
-        adapt(sum(values))
+        if settings.keep_best_from is not None and step >= settings.keep_best_from and sum(values) < best:
+            best, best_images = sum(values), images.detach().clone()
+        unknowns.step(gradients, sum(values))
         history.append(values)
         advance()
-    tensors = {IMAGES: pixels.detach().to("cpu", torch.float32).contiguous()}
-    if start.labels is not None:
-        tensors[LABELS] = start.labels.detach().to("cpu")
+    with torch.no_grad():
+        result = unknowns.images() if best_images is None else best_images
+    tensors = {IMAGES: result.detach().to("cpu", torch.float32).contiguous()}
+    if descent.labels is not None:
+        tensors[LABELS] = descent.labels.detach().to("cpu")
     columns = torch.tensor(history).T.contiguous()
     return tensors | {LOSS + name: column for name, column in zip(names, columns, strict=True)}
 

@@ -23,6 +23,8 @@ from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import read_facts
 from dfq_plugin.testing import tiny_teacher
 from dfq_plugin.testing.contract import ProviderContract
+from dfq_plugin.tests.providers.shapes import EVERY_SHAPE, Shape
+from dfq_plugin.tests.providers.shapes import generate as generate_shape
 
 SHAPE = (3, 8, 8)
 FAST = IntraQ(steps=20, learning_rate=0.1, batch_size=2)  # 5 images: 2 + 2 + 1
@@ -52,6 +54,17 @@ def batchnorm_loss_of(images: Tensor) -> float:
 class TestContract(ProviderContract):
     provider = FAST
     keeps_batches = True
+
+
+class TestContractWithTurnedCrops(ProviderContract):
+    provider = IntraQ(steps=4, batch_size=2, rotation=15.0, augment_probability=1.0)
+    keeps_batches = True
+
+
+@EVERY_SHAPE
+def test_images_of_every_shape_can_be_made(shape: Shape) -> None:
+    provider = IntraQ(steps=3, batch_size=2, rotation=15.0, augment_probability=1.0)
+    assert tuple(generate_shape(provider, shape=shape, num_samples=3).images.shape) == (3, *shape)
 
 
 class TestContractWithEveryPartOff(ProviderContract):
@@ -89,7 +102,14 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [("eps", 1.1), ("lambda_l", -0.1), ("lambda_u", 2.1), ("eta", 0.0), ("augment_probability", 1.5)],
+        [
+            ("eps", 1.1),
+            ("lambda_l", -0.1),
+            ("lambda_u", 2.1),
+            ("eta", 0.0),
+            ("augment_probability", 1.5),
+            ("rotation", 181.0),
+        ],
     )
     def test_values_out_of_bounds_are_refused(self, field: str, value: float) -> None:
         with pytest.raises(ConfigError, match=f"/calibration/params/{field}"):
@@ -252,6 +272,15 @@ class TestLocalObjectReinforcement:
     ) -> None:
         seen = self.crops_of(IntraQ(steps=10, augment_probability=1.0, use_flip=use_flip), monkeypatch)
         assert {flag for crops in seen for flag in crops.mirrored.tolist()} == expected
+
+    def test_crops_are_turned_up_to_the_given_angle_and_only_then(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert all(
+            crops.angle is None for crops in self.crops_of(IntraQ(steps=5, augment_probability=1.0), monkeypatch)
+        )
+        seen = self.crops_of(IntraQ(steps=20, augment_probability=1.0, rotation=30.0), monkeypatch)
+        angles = torch.cat([crops.angle for crops in seen if crops.angle is not None]).rad2deg()
+        assert len(angles) == 20 * 8
+        assert 25 < angles.abs().max().item() <= 30
 
 
 class TestSoftTargets:

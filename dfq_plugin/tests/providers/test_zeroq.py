@@ -17,6 +17,7 @@ from dfq_plugin.synthesis.pixels import batch_generator
 from dfq_plugin.teacher import read_facts
 from dfq_plugin.testing import tiny_teacher
 from dfq_plugin.testing.contract import ProviderContract
+from dfq_plugin.tests.providers.shapes import EVERY_SHAPE, Shape, generate
 
 SHAPE = (3, 8, 8)
 FAST = ZeroQ(steps=30, learning_rate=0.1, batch_size=2)  # 5 images: 2 + 2 + 1
@@ -32,6 +33,11 @@ def loss_of(images: Tensor) -> float:
 class TestContract(ProviderContract):
     provider = FAST
     keeps_batches = True
+
+
+@EVERY_SHAPE
+def test_images_of_every_shape_can_be_made(shape: Shape) -> None:
+    assert tuple(generate(FAST, shape=shape, num_samples=3).images.shape) == (3, *shape)
 
 
 def test_it_is_registered() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfq_plugin.synthesis.augment import Crops, crop_and_resize, draw_crops
+from dfq_plugin.synthesis.augment import Crops, crop_and_resize, draw_crops, jitter
 
 
 def crops(*boxes: tuple[int, int, int, int], mirrored: bool = False) -> Crops:
@@ -59,6 +62,92 @@ class TestCropAndResize:
         assert (images.grad[0, 0][inside] > 0.1).all()
         assert images.grad[0, 0][~inside].abs().max().item() < 1e-4
         assert images.grad.sum().item() == pytest.approx(64.0, rel=1e-4)  # each output weighs its sources by 1 in all
+
+
+class TestTurnedCrops:
+    def test_a_quarter_turn_is_that_of_rot90(self) -> None:
+        images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+        turned = crop_and_resize(images, replace(crops(*[(0, 0, 6, 6)] * 2), angle=torch.full((2,), math.pi / 2)))
+        torch.testing.assert_close(turned, images.rot90(1, dims=(2, 3)), rtol=0, atol=1e-5)
+
+    def test_no_turn_is_the_plain_crop_bit_for_bit(self) -> None:
+        images = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+        plain = crops((1, 2, 4, 5), (0, 0, 6, 8), mirrored=True)
+        turned = replace(plain, angle=torch.zeros(2, dtype=torch.float64))
+        assert torch.equal(crop_and_resize(images, turned), crop_and_resize(images, plain))
+
+    def test_pixels_outside_of_the_rectangle_are_not_read(self) -> None:
+        images = torch.zeros(1, 1, 8, 8)
+        images[:, :, 2:6, 2:6] = 1.0
+        angle = torch.full((1,), 0.6, dtype=torch.float64)
+        turned = crop_and_resize(images, replace(crops((2, 2, 4, 4)), angle=angle))
+        torch.testing.assert_close(turned, torch.ones(1, 1, 8, 8))
+
+    def test_angles_are_uniform_up_to_the_largest(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        found = draw_crops(
+            2000, (8, 8), min_area=0.5, mirror_probability=0.5, generator=generator, max_angle=90.0
+        ).angle
+        assert found is not None
+        assert found.abs().max().item() == pytest.approx(math.pi / 2, abs=0.01)
+        assert found.mean().item() == pytest.approx(0.0, abs=0.08)
+        assert found.abs().mean().item() == pytest.approx(math.pi / 4, abs=0.05)
+
+    def test_rectangles_are_the_same_with_and_without_angles(self) -> None:
+        plain, turned = (
+            draw_crops(
+                9,
+                (8, 8),
+                min_area=0.5,
+                mirror_probability=0.5,
+                generator=torch.Generator().manual_seed(0),
+                max_angle=angle,
+            )
+            for angle in (0.0, 30.0)
+        )
+        assert plain.angle is None
+        assert torch.equal(plain.left, turned.left)
+        assert torch.equal(plain.mirrored, turned.mirrored)
+
+
+class TestJitter:
+    IMAGES = torch.arange(2 * 8 * 8.0).view(2, 1, 8, 8)
+
+    def shifts(self, fraction: float, size: tuple[int, int] = (8, 8)) -> set[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(0)
+        rows, columns = size
+        marked = torch.zeros(1, 1, rows, columns)
+        marked[0, 0, 0, 0] = 1.0
+        found = set()
+        for _ in range(400):
+            place = int(jitter(marked, fraction, mirror=False, generator=generator).argmax())
+            row, column = divmod(place, columns)
+            found.add(((row + rows // 2) % rows - rows // 2, (column + columns // 2) % columns - columns // 2))
+        return found
+
+    def test_shifts_reach_the_fraction_of_each_side_both_ways(self) -> None:
+        assert self.shifts(0.25) == {(row, column) for row in range(-2, 3) for column in range(-2, 3)}
+        assert {row for row, _ in self.shifts(0.125, (8, 24))} == {-1, 0, 1}
+        assert {column for _, column in self.shifts(0.125, (8, 24))} == set(range(-3, 4))
+
+    def test_what_leaves_comes_back_and_the_batch_moves_as_one(self) -> None:
+        moved = jitter(self.IMAGES, 0.5, mirror=False, generator=torch.Generator().manual_seed(1))
+        assert sorted(moved[0].flatten().tolist()) == sorted(self.IMAGES[0].flatten().tolist())
+        assert torch.equal(moved[1] - moved[0], torch.full((1, 8, 8), 64.0))
+
+    def test_half_of_the_batches_are_mirrored_if_asked_for(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        flags = [
+            torch.equal(jitter(self.IMAGES, 0.0, mirror=True, generator=generator), self.IMAGES) for _ in range(200)
+        ]
+        assert 70 < sum(flags) < 130
+        assert torch.equal(jitter(self.IMAGES, 0.0, mirror=False, generator=generator), self.IMAGES)
+        mirrored = next(
+            seen
+            for _ in range(50)
+            if not torch.equal(seen := jitter(self.IMAGES, 0.0, mirror=True, generator=generator), self.IMAGES)
+        )
+        assert torch.equal(mirrored, self.IMAGES.flip(3))
 
 
 class TestDrawCrops:

@@ -9,6 +9,7 @@ from torch import Tensor
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics
 from dfq_plugin.synthesis.losses import (
     batchnorm_loss,
+    deviation_loss,
     input_statistics,
     marginal_distance_loss,
     soft_inception_loss,
@@ -87,6 +88,29 @@ class TestZeroqLoss:
         zeroq_loss([input_statistics(images)]).backward()
         assert images.grad is not None
         assert images.grad.isfinite().all()
+
+
+def batch_layer(mean: Values, variance: Values, stored: tuple[Values, Values], count: int) -> BatchNormStatistics:
+    stored_mean, stored_variance = map(torch.tensor, stored)
+    seen = torch.tensor(mean), torch.tensor(variance)
+    return BatchNormStatistics("layer", *seen, stored_mean, stored_variance, eps=1e-5, count=count)
+
+
+class TestDeviationLoss:
+    @pytest.mark.parametrize(
+        ("layers", "expected"),
+        [
+            pytest.param([batch_layer([3.0], [1.0], ([3.0], [2.0]), 2)], 0.0, id="zero_when_unbiased_variance_fits"),
+            pytest.param([batch_layer([1.0], [0.5], ([3.0], [1.0]), 2)], 4.0, id="mean_off_by_2"),
+            pytest.param([batch_layer([0.0], [4.5], ([0.0], [1.0]), 2)], 4.0, id="std_off_by_2_not_variance_by_8"),
+            pytest.param([batch_layer([2.0, 0.0], [0.5, 0.5], ([0.0] * 2, [1.0] * 2), 2)], 2.0, id="channels_average"),
+            pytest.param([batch_layer([2.0], [4.5], ([0.0], [1.0]), 2)], 8.0, id="mean_and_std_add_up"),
+            pytest.param([batch_layer([1.0], [0.5], ([3.0], [1.0]), 2)] * 3, 12.0, id="layers_sum"),
+            pytest.param([batch_layer([1.0], [0.0], ([3.0], [9.0]), 1)], 4.0, id="mean_only_when_one_value"),
+        ],
+    )
+    def test_matches_hand_computed_value(self, layers: list[BatchNormStatistics], expected: float) -> None:
+        assert deviation_loss(layers).item() == pytest.approx(expected, abs=1e-5)
 
 
 class TestInputStatistics:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +11,17 @@ from torch import Tensor
 from dfq_plugin.errors import ProviderContractError
 from dfq_plugin.providers.base import GenerationRequest
 from dfq_plugin.synthesis.pixels import (
+    Descent,
     Objective,
     PixelBatch,
     PixelResult,
     PixelSettings,
     PixelStart,
     batch_generator,
+    optimise_batches,
     optimise_pixels,
-    reduce_on_plateau,
 )
+from dfq_plugin.synthesis.schedules import reduce_on_plateau
 
 SETTINGS = PixelSettings("probe", steps=40, batch_size=4, learning_rate=0.2, rule=reduce_on_plateau(10, 1e-3))
 LIKE = torch.zeros(1)
@@ -135,6 +137,77 @@ class TestOptimisePixels:
             optimise(begin=begin)
 
 
+class TestSettings:
+    @staticmethod
+    def run(settings: PixelSettings, objective: Objective, pixels: Tensor) -> PixelResult:
+        request = GenerationRequest(len(pixels), 0)
+        return optimise_pixels(settings, request, LIKE, lambda _: PixelStart(pixels, objective))
+
+    def test_pixels_are_projected_after_every_step(self) -> None:
+        seen: list[float] = []
+
+        def objective(pixels: Tensor) -> Mapping[str, Tensor]:
+            seen.append(pixels.max().item())
+            return {"loss": -pixels.sum()}
+
+        settings = replace(SETTINGS, steps=5, project=lambda pixels: pixels.clamp_(max=0.3))
+        images = self.run(settings, objective, torch.zeros(1, 1, 2, 2)).images
+        assert seen == pytest.approx([0.0, 0.2, 0.3, 0.3, 0.3])
+        assert images.max().item() == pytest.approx(0.3)
+
+    def test_betas_reach_the_optimiser(self) -> None:
+        def objective(pixels: Tensor) -> Mapping[str, Tensor]:
+            return {"loss": -pixels.sum() if next(calls) == 0 else pixels.sum()}
+
+        moved = []
+        for betas in ((0.9, 0.999), (0.0, 0.999)):
+            calls = iter(range(2))
+            settings = replace(SETTINGS, steps=2, betas=betas, learning_rate=0.1)
+            moved.append(self.run(settings, objective, torch.zeros(1, 1, 2, 2)).images.mean().item())
+        # Without momentum the second step undoes the first; with it, it is (0.9 * 0.1 - 0.1) / (1 - 0.81) of one.
+        assert moved == pytest.approx([0.1 - 0.1 * 0.01 / 0.19, 0.0], abs=1e-4)
+
+    @pytest.mark.parametrize(("keep_best_from", "expected"), [(None, 0.7), (0, 0.1), (3, 0.4), (6, 0.6)])
+    def test_images_of_the_lowest_loss_are_kept_from_the_given_step_on(
+        self, keep_best_from: int | None, expected: float
+    ) -> None:
+        losses = iter([5.0, 1.0, 3.0, 3.0, 2.0, 2.0, 6.0])
+
+        def objective(pixels: Tensor) -> Mapping[str, Tensor]:
+            return {"loss": next(losses) - pixels.sum() + pixels.sum().detach()}
+
+        settings = replace(SETTINGS, steps=7, learning_rate=0.1, keep_best_from=keep_best_from)
+        images = self.run(settings, objective, torch.zeros(1, 1, 2, 2)).images
+        assert images.mean().item() == pytest.approx(expected, abs=1e-4)  # every step adds 0.1
+
+
+class Scaled:
+    """Unknowns of another kind: one factor that the images are a multiple of, halved by every step."""
+
+    def __init__(self, pattern: Tensor) -> None:
+        self.pattern, self.factor = pattern, torch.ones(1, requires_grad=True)
+        self.tensors: Sequence[Tensor] = [self.factor]
+        self.told: list[tuple[float, float]] = []
+
+    def images(self) -> Tensor:
+        return self.factor * self.pattern
+
+    def step(self, gradients: Sequence[Tensor], loss: float) -> None:
+        self.told.append((gradients[0].item(), loss))
+        with torch.no_grad():
+            self.factor.mul_(0.5)
+
+
+def test_other_unknowns_than_pixels_are_stepped_with_their_gradients() -> None:
+    pattern = torch.full((2, 1, 2, 2), 3.0)
+    unknowns = Scaled(pattern)
+    descent = Descent(unknowns, lambda images: {"loss": images.sum()})
+    result = optimise_batches(replace(SETTINGS, steps=2), GenerationRequest(2, 0), lambda _: descent)
+    assert unknowns.told == [(24.0, 24.0), (24.0, 12.0)]
+    assert torch.equal(result.images, pattern / 4)
+    assert not result.images.requires_grad
+
+
 class TestSeeds:
     def test_the_same_seed_gives_the_same_images(self) -> None:
         assert torch.equal(optimise(seed=3).images, optimise(seed=3).images)
@@ -191,21 +264,3 @@ class TestResume:
             optimise(folder=tmp_path, finish=finish)
         assert [len(images) for images in seen[0]] == [4, 4, 2]
         assert all(torch.equal(*pair) for pair in zip(*seen, strict=True))
-
-
-class TestReduceOnPlateau:
-    def test_step_size_falls_to_a_tenth_after_patience_and_stops_at_the_floor(self) -> None:
-        optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.5)
-        adapt = reduce_on_plateau(patience=2, min_learning_rate=0.01)(optimizer)
-        rates = []
-        for _ in range(10):
-            adapt(1.0)
-            rates.append(optimizer.param_groups[0]["lr"])
-        assert rates == pytest.approx([0.5] * 3 + [0.05] * 3 + [0.01] * 4)
-
-    def test_step_size_stays_while_the_loss_falls(self) -> None:
-        optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.5)
-        adapt = reduce_on_plateau(patience=2, min_learning_rate=0.01)(optimizer)
-        for step in range(10):
-            adapt(1.0 / (step + 1))
-        assert optimizer.param_groups[0]["lr"] == 0.5

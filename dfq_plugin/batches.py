@@ -1,0 +1,160 @@
+"""Batches to learn from: the one interface between whoever makes images and whoever trains a student on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dfq_plugin.errors import InputError
+from dfq_plugin.synthetic_set import SyntheticSet
+
+MIRROR_PROBABILITY = 0.5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with what is known about them.
+
+    Attributes:
+        images: (N, C, H, W) float32, normalised as the teacher expects its input.
+        labels: (N,) int64, or None.
+        soft_labels: (N, num_classes) probabilities, or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    soft_labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def targets(self) -> Tensor:
+        """What a classifier should say, as ``torch.nn.functional.cross_entropy`` takes it: soft labels, or labels.
+
+        Raises:
+            InputError: the images have neither.
+        """
+        targets = self.labels if self.soft_labels is None else self.soft_labels
+        if targets is None:
+            msg = (
+                "These images have no labels to learn; take a provider that gives them, such as 'intraq', or a loss "
+                "without cross_entropy."
+            )
+            raise InputError(msg)
+        return targets
+
+    def to(self, like: Tensor) -> Batch:
+        """The same batch on the device of ``like``."""
+        labels, soft_labels = (None if t is None else t.to(like.device) for t in (self.labels, self.soft_labels))
+        return Batch(self.images.to(like.device), labels, soft_labels)
+
+
+class BatchSource(Protocol):
+    """Gives batches for as long as they are asked for; two sources made alike give the same ones."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches make an epoch."""
+
+    def prepare(self, student: nn.Module) -> None:
+        """Do what comes before the first batch is worth learning from; a second call does nothing."""
+
+    def next_batch(self, student: nn.Module) -> Batch:
+        """Give a batch, detached; a source that adapts to the student takes one step of its own against it."""
+
+    def curves(self) -> Mapping[str, tuple[float, ...]]:
+        """What happened inside the source, by name, one mean value per epoch; may be empty."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a source made alike needs to go on from here."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from where the source of ``state`` stood."""
+
+
+class FixedBatches:
+    """Whole batches of a synthetic set in an order that is new in every pass.
+
+    Fewer images than a batch make one smaller batch; what is left over of a pass waits for another.
+
+    Args:
+        synthetic: the images, with their labels if they have any.
+        batch_size: images a batch.
+        seed: of the order and the shifts.
+        augment: shift the images by up to a tenth and mirror half of the batches.
+        batches_per_epoch: None is one pass over the images.
+
+    Raises:
+        InputError: the set has no image.
+    """
+
+    def __init__(
+        self,
+        synthetic: SyntheticSet,
+        batch_size: int,
+        seed: int,
+        *,
+        augment: bool = True,
+        batches_per_epoch: int | None = None,
+    ) -> None:
+        if not len(synthetic):
+            msg = "The synthetic set holds no image to learn from; generate one with num_samples of at least 1."
+            raise InputError(msg)
+        self._all = Batch(synthetic.images, synthetic.labels, synthetic.soft_labels)
+        self._batch_size, self._augment = batch_size, augment
+        self._random = torch.Generator().manual_seed(seed)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._position = self._pass = max(1, len(synthetic) // batch_size)
+        self._per_epoch = batches_per_epoch or self._pass
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self._per_epoch
+
+    def prepare(self, student: nn.Module) -> None:
+        pass
+
+    def next_batch(self, student: nn.Module) -> Batch:  # noqa: ARG002 - these batches do not depend on it
+        if self._position == self._pass:
+            self._order = torch.randperm(len(self._all), generator=self._random)
+            self._position = 0
+        chosen = self._order[self._position * self._batch_size :][: self._batch_size]
+        self._position += 1
+        labels, soft_labels = (None if t is None else t[chosen] for t in (self._all.labels, self._all.soft_labels))
+        batch = Batch(self._all.images[chosen], labels, soft_labels)
+        return replace(batch, images=move(batch.images, self._random)) if self._augment else batch
+
+    def curves(self) -> Mapping[str, tuple[float, ...]]:
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            "random": self._random.get_state(),
+            "order": self._order.clone(),
+            "position": torch.tensor(self._position),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._random.set_state(state["random"])
+        self._order, self._position = state["order"].clone(), int(state["position"])
+
+
+def move(images: Tensor, random: torch.Generator) -> Tensor:
+    """Shift a batch by up to a tenth of its size, around the edges, and mirror it half of the time.
+
+    The teacher labels whatever it is shown, so a shifted image is as good an example as the one it came from.
+
+    Args:
+        images: (N, C, H, W); all are moved alike.
+        random: Where the random numbers come from.
+    """
+    reach = [size // 10 for size in images.shape[-2:]]
+    down, right = (int(torch.randint(-most, most + 1, (), generator=random)) for most in reach)
+    if torch.rand((), generator=random) < MIRROR_PROBABILITY:
+        images = images.flip(-1)
+    return images.roll((down, right), (-2, -1))

@@ -1,0 +1,86 @@
+"""Choose the method by what the teacher offers, and say why.
+
+No paper. Objective: that of the chosen method. The choice looks at the facts of the teacher only:
+    no BatchNorm layer             fractal, which needs none
+    images of at most 64 pixels    genie, whose generator is small there
+    larger images                  intraq, which has no generator to pay for
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from dfq_plugin.providers.base import GenerationRequest, Provider, cited
+from dfq_plugin.providers.fractal import Fractal
+from dfq_plugin.providers.genie import Genie
+from dfq_plugin.providers.intraq import IntraQ
+from dfq_plugin.providers.registry import register_provider
+from dfq_plugin.synthetic_set import SyntheticSet
+from dfq_plugin.teacher import ModelFacts
+
+logger = logging.getLogger("nncf.dfq_plugin.synthesize")
+
+CHOSEN = "this project: None is the chosen method's own default"
+SMALL_IMAGE = 64  # pixels a side
+INTRAQ_PRESETS = ((10, "cifar10"), (100, "cifar100"))  # up to how many classes; "paper" above
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method that is ready to run.
+
+    Attributes:
+        provider: The method with its settings.
+        reason: Why this one, as the rest of a sentence that begins with "because".
+    """
+
+    provider: Provider
+    reason: str
+
+
+@register_provider
+class Auto(Provider):
+    """Let the teacher decide on the method; the log and the provenance say which one and why.
+
+    Settings that are given go to the chosen method if it has them.
+    """
+
+    name: ClassVar[str] = "auto"
+    paper: ClassVar[str] = ""
+    needs: ClassVar[str] = "nothing"
+    # One more whenever the choice changes, or a default of a method that can be chosen.
+    revision: ClassVar[int] = 1 + Fractal.revision + Genie.revision + IntraQ.revision
+
+    steps: int | None = cited(None, CHOSEN, "Steps per batch.", ge=1)
+    learning_rate: float | None = cited(None, CHOSEN, "Step size at the start.", gt=0)
+    batch_size: int | None = cited(None, CHOSEN, "Images optimised together.", ge=1)
+
+    def choose(self, facts: ModelFacts) -> Choice:
+        """Choose a method for the teacher with these facts."""
+        layers, side = len(facts.batchnorm_layers), max(facts.input_shape[1:])
+        if not layers:
+            return Choice(self._make(Fractal), "the teacher has no BatchNorm layer whose statistics could be matched")
+        if side <= SMALL_IMAGE:
+            reason = f"the teacher has {layers} BatchNorm layers, and {side} pixels a side take a small generator only"
+            return Choice(self._make(Genie), reason)
+        preset = next((preset for classes, preset in INTRAQ_PRESETS if facts.num_classes <= classes), "paper")
+        reason = (
+            f"the teacher has {layers} BatchNorm layers, and {side} pixels a side would take a large generator; "
+            f"preset '{preset}' suits {facts.num_classes} classes best"
+        )
+        return Choice(self._make(IntraQ, preset=preset, use_mdc=facts.classifier is not None), reason)
+
+    def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
+        choice = self.choose(facts)
+        logger.info("auto: chose '%s', because %s", choice.provider.name, choice.reason)
+        made = choice.provider(teacher, facts, request)
+        details = {"reason": choice.reason, "chosen": asdict(made.provenance)}
+        return replace(made, provenance=replace(self.provenance(facts, request), details=details))
+
+    def _make(self, cls: type[Provider], **settings: Any) -> Provider:  # noqa: ANN401 - the fields of the class
+        given = {name: value for name, value in self if value is not None and name in cls.model_fields}
+        return cls(**settings, **given)
