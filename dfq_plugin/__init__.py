@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         export_onnx,
         finetune,
         generate,
+        learning_source,
         list_providers,
         load_student,
         quantize,
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
         save_student,
         validate,
     )
-    from dfq_plugin.config import load_config
+    from dfq_plugin.batches import Batch, BatchSource, FixedBatches
+    from dfq_plugin.config import FinetuneSettings, load_config
     from dfq_plugin.errors import (
         ConfigError,
         DFQError,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         ValidationError,
     )
+    from dfq_plugin.finetuning import FinetuneHooks
     from dfq_plugin.providers.base import GenerationRequest, Provider, cited
     from dfq_plugin.providers.registry import register_provider
     from dfq_plugin.student import Student
@@ -42,9 +45,14 @@ __version__ = "0.1.0"
 
 # Where each public name lives: torch and NNCF take seconds to import, so they are imported when first needed.
 _HOMES = {
+    "Batch": "batches",
+    "BatchSource": "batches",
     "ConfigError": "errors",
     "DFQError": "errors",
     "ExportError": "errors",
+    "FinetuneHooks": "finetuning",
+    "FinetuneSettings": "config",
+    "FixedBatches": "batches",
     "GenerationRequest": "providers.base",
     "InputError": "errors",
     "Provider": "providers.base",
@@ -57,6 +65,7 @@ _HOMES = {
     "export_onnx": "api",
     "finetune": "api",
     "generate": "api",
+    "learning_source": "api",
     "list_providers": "api",
     "load_config": "config",
     "load_student": "api",
@@ -68,9 +77,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Batch",
+    "BatchSource",
     "ConfigError",
     "DFQError",
     "ExportError",
+    "FinetuneHooks",
+    "FinetuneSettings",
+    "FixedBatches",
     "GenerationRequest",
     "InputError",
     "Provider",
@@ -84,6 +98,7 @@ __all__ = [
     "export_onnx",
     "finetune",
     "generate",
+    "learning_source",
     "list_providers",
     "load_config",
     "load_student",

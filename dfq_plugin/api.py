@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dfq_plugin import export, finetuning, pipeline, quantization, validation
+from dfq_plugin.batches import BatchSource
 from dfq_plugin.config import (
     ExportSettings,
     FinetuneSettings,
@@ -17,6 +18,7 @@ from dfq_plugin.config import (
     load_config,
     read_section,
 )
+from dfq_plugin.errors import ConfigError
 from dfq_plugin.export import Exported
 from dfq_plugin.finetuning import History
 from dfq_plugin.providers.base import GenerationRequest
@@ -33,6 +35,7 @@ __all__ = [
     "export_onnx",
     "finetune",
     "generate",
+    "learning_source",
     "list_providers",
     "load_student",
     "quantize",
@@ -78,6 +81,36 @@ def generate(
     return generate_cached(method, model, facts, GenerationRequest(num_samples, seed), cache=cache)[0]
 
 
+def learning_source(
+    model: nn.Module,
+    *,
+    provider: str,
+    input_shape: Shape,
+    seed: int = 0,
+    params: Mapping[str, Any] | None = None,
+) -> BatchSource:
+    """Batches for ``finetune`` from a generator that learns along with the student.
+
+    Args:
+        model: the float network.
+        provider: a name from ``list_providers()`` that is online.
+        input_shape: one image, (C, H, W).
+        seed: the same seed gives the same batches.
+        params: the provider's own settings, among them ``batch_size`` and ``steps_per_epoch``.
+
+    Raises:
+        ConfigError: no such provider or setting, or one that makes its images beforehand.
+        UnsupportedModelError: the provider cannot use this network.
+    """
+    source = build_provider(provider, params or {}).source(
+        model, read_facts(model, input_shape), GenerationRequest(1, seed)
+    )
+    if source is None:
+        msg = f"Provider '{provider}' makes its images beforehand; call generate(), and give finetune() the set."
+        raise ConfigError(msg)
+    return source
+
+
 def quantize(model: nn.Module, synthetic: SyntheticSet, **settings: Any) -> Student:  # noqa: ANN401 - checked fields
     """Make a quantized copy of a network.
 
@@ -95,7 +128,9 @@ def quantize(model: nn.Module, synthetic: SyntheticSet, **settings: Any) -> Stud
 def finetune(
     model: nn.Module,
     student: Student,
-    synthetic: SyntheticSet,
+    synthetic: SyntheticSet | BatchSource,
+    *,
+    checkpoint: str | Path | None = None,
     **settings: Any,  # noqa: ANN401 - checked fields
 ) -> History:
     """Let the student learn from the network it was made from, in place.
@@ -103,10 +138,12 @@ def finetune(
     Args:
         model: the float network; never modified.
         student: its quantized copy.
-        synthetic: the images to learn on.
+        synthetic: the images to learn on, or batches from ``learning_source``.
+        checkpoint: a file that is written after every epoch, from which a killed run goes on; gone in the end.
         **settings: fields of ``FinetuneSettings``: ``epochs``, ``lr``, ``batch_size``, ...
     """
-    return finetuning.finetune(model, student, synthetic, read_section(FinetuneSettings, settings))
+    chosen = read_section(FinetuneSettings, settings)
+    return finetuning.finetune(model, student, synthetic, chosen, None if checkpoint is None else Path(checkpoint))
 
 
 def export_onnx(student: Student, path: str | Path, **settings: Any) -> Exported:  # noqa: ANN401 - checked fields

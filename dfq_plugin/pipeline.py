@@ -14,12 +14,13 @@ from dfq_plugin.errors import ValidationError
 from dfq_plugin.evidence import choose_evidence
 from dfq_plugin.files import make_output_folder, whole_file
 from dfq_plugin.report import Report, write_report
-from dfq_plugin.set_cache import synthesize
+from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.summary import build_report, file_metadata
 from dfq_plugin.teacher import load_teacher
 from dfq_plugin.timing import Stopwatch
 
 SYNTHETIC, STUDENT, MODEL, REJECTED = "synthetic.safetensors", "student", "model.onnx", "model.rejected.onnx"
+TRAINING = ".training.safetensors"  # of a fine-tuning under way, so that a killed job goes on from its last epoch
 
 
 def run(config: Config) -> Report:
@@ -46,7 +47,8 @@ def run(config: Config) -> Report:
     with clock.stage("quantize"):
         student = quantization.quantize(teacher.network, synthetic, config.quantize, config.target_device)
     with clock.stage("finetune"):
-        history = finetuning.finetune(teacher.network, student, synthetic, config.finetune)
+        data = learning_data(config, teacher, synthetic)
+        history = finetuning.finetune(teacher.network, student, data, config.finetune, output / TRAINING)
         quantization.save_student(student, output / STUDENT)
     with proven(output) as candidate, tempfile.TemporaryDirectory() as scratch:
         with clock.stage("export"):

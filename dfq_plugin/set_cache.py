@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from dfq_plugin.config import CalibrationSettings
+from dfq_plugin.batches import BatchSource
+from dfq_plugin.config import CalibrationSettings, Config
 from dfq_plugin.errors import InputError
 from dfq_plugin.machine import set_cache_folder
 from dfq_plugin.providers.base import GenerationRequest, Provider, checkpoint_folder, find_problem, request_key
@@ -30,6 +31,16 @@ def synthesize(settings: CalibrationSettings, teacher: Teacher) -> SyntheticSet:
     provider = build_provider(settings.provider, settings.params)
     request = GenerationRequest(settings.num_samples, settings.seed)
     return generate_cached(provider, teacher.network, teacher.facts, request, cache=settings.cache)[0]
+
+
+def learning_data(config: Config, teacher: Teacher, synthetic: SyntheticSet) -> SyntheticSet | BatchSource:
+    """What the student learns from: batches of an online provider, which adapt to it, or else the synthetic set."""
+    if not config.finetune.epochs:
+        return synthetic
+    settings = config.calibration
+    provider = build_provider(settings.provider, settings.params)
+    request = GenerationRequest(settings.num_samples, settings.seed)
+    return provider.source(teacher.network, teacher.facts, request) or synthetic
 
 
 def generate_cached(

@@ -16,9 +16,9 @@ from dfq_plugin import export, finetuning, quantization, validation
 from dfq_plugin.config import Config
 from dfq_plugin.errors import InputError
 from dfq_plugin.files import make_output_folder
-from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, proven
+from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, TRAINING, proven
 from dfq_plugin.report import Report, write_report
-from dfq_plugin.set_cache import synthesize
+from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.student import Student
 from dfq_plugin.summary import file_metadata
 from dfq_plugin.synthetic_set import SyntheticSet
@@ -82,7 +82,8 @@ def _quantize(job: Job) -> Result:
 
 
 def _finetune(job: Job) -> Result:
-    history = finetuning.finetune(job.teacher.network, job.student, job.synthetic, job.config.finetune)
+    data = learning_data(job.config, job.teacher, job.synthetic)
+    history = finetuning.finetune(job.teacher.network, job.student, data, job.config.finetune, job.output / TRAINING)
     quantization.save_student(job.student, job.output / STUDENT)
     return {"student": str(job.output / STUDENT), "losses": list(history.losses)}
 

@@ -77,7 +77,7 @@ def build_report(  # noqa: PLR0917 - one argument a stage
         bits=[cast("BitsRow", asdict(entry)) for entry in student.plan],
         measured_on=measured,
         sqnr_db=verdict.sqnr_db,
-        losses={"distillation": history.losses} if history.losses else {},
+        losses={"distillation": history.losses, **history.curves} if history.losses else {},
         timings_s=dict(timings_s),
         peak_memory_bytes=peak_memory_bytes(),
         provenance={**asdict(synthetic.provenance), "teacher_facts": asdict(teacher.facts)},

@@ -1,5 +1,6 @@
-"""Finetune: the student learns from the teacher on the synthetic set."""
+"""Finetune: the student learns from the teacher on synthetic images."""
 
-from dfq_plugin.finetuning.loop import History, finetune
+from dfq_plugin.finetuning.hooks import FinetuneHooks
+from dfq_plugin.finetuning.loop import History, as_source, finetune
 
-__all__ = ["History", "finetune"]
+__all__ = ["FinetuneHooks", "History", "as_source", "finetune"]

@@ -16,6 +16,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from dfq_plugin.batches import BatchSource
 from dfq_plugin.errors import ConfigError, ProviderContractError
 from dfq_plugin.network_state import Snapshot, frozen, untouched_random_state
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet, describe_run
@@ -96,6 +97,10 @@ class Provider(pydantic.BaseModel, ABC):
 
         The teacher arrives in eval mode with gradients switched off for its weights, on its own device.
         """
+
+    def source(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> BatchSource | None:  # noqa: ARG002
+        """Give batches for fine-tuning that adapt to the student; None when all images are made beforehand."""
+        return None
 
     def __call__(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
         """Run the method between its preconditions and postconditions.

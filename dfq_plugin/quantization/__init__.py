@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from dfq_plugin.quantization.bits import summarise
 from dfq_plugin.quantization.checkpoint import load_student, save_student
 from dfq_plugin.quantization.extension import ensure_extension
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
-from dfq_plugin.quantization.nncf_steps import run_pipeline
+from dfq_plugin.quantization.nncf_steps import LowBitStep, run_pipeline
 from dfq_plugin.quantization.prepare import prepare
 from dfq_plugin.quantization.ranges import set_limits
 from dfq_plugin.student import Student
@@ -26,7 +27,11 @@ logger = logging.getLogger("nncf.dfq_plugin.quantize")
 
 
 def quantize(
-    teacher: nn.Module, synthetic: SyntheticSet, settings: QuantizeSettings, target_device: str = "ANY"
+    teacher: nn.Module,
+    synthetic: SyntheticSet,
+    settings: QuantizeSettings,
+    target_device: str = "ANY",
+    train: Callable[[Student], object] | None = None,
 ) -> Student:
     """Make a student: a BatchNorm-folded copy of the teacher, quantized on the synthetic set.
 
@@ -35,6 +40,8 @@ def quantize(
         synthetic: calibration images in the teacher's normalised input space.
         settings: bits, placement and ranges.
         target_device: whose layout of quantizers NNCF uses, "ANY", "CPU", "GPU" or "NPU".
+        train: trains the student as the last step of NNCF's own pipeline, such as ``finetune`` with everything but the
+            student filled in; None leaves it untrained.
 
     Returns:
         The student, in eval mode, its biases on the integer grid.
@@ -54,13 +61,19 @@ def quantize(
     network = prepare(teacher, example)
     graph = OperatorGraph.trace(network, example)
     dataset = synthetic.to_nncf(batch_size=settings.batch_size, device=device)
-    with untouched_random_state(teacher), torch.no_grad():
-        hooked, step = run_pipeline(network, graph, dataset, settings, target_device)
     channels, height, width = synthetic.images.shape[1:]
-    student = step.student(hooked.requires_grad_(requires_grad=False), (channels, height, width))
-    if synthetic.pixel_range is not None:
-        _cover_pixels(student, synthetic.pixel_range)
-    student.snap_biases()
+
+    def finish(hooked: nn.Module, step: LowBitStep) -> Student:
+        student = step.student(hooked.requires_grad_(requires_grad=False), (channels, height, width))
+        if synthetic.pixel_range is not None:
+            _cover_pixels(student, synthetic.pixel_range)
+        student.snap_biases()
+        return student
+
+    with untouched_random_state(teacher), torch.no_grad():
+        hooked, step = run_pipeline(network, graph, dataset, settings, target_device, finish=finish, train=train)
+    # A student that was trained has been finished before: its ranges are what it has learned.
+    student = finish(hooked, step) if train is None else step.student(hooked, (channels, height, width))
     logger.info("Bit plan:\n%s", summarise(student.plan))
     return student
 

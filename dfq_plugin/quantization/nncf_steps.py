@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
 from typing import Any
@@ -35,6 +35,7 @@ from dfq_plugin.progress import on_terminal
 from dfq_plugin.quantization import ranges
 from dfq_plugin.quantization.bits import apply_bits, plan_bits
 from dfq_plugin.quantization.completion import Completion, complete
+from dfq_plugin.quantization.finetune_step import FinetuneStep
 from dfq_plugin.quantization.ignored import ignored_operators
 from dfq_plugin.quantization.nncf_graph import INPUT, OperatorGraph
 from dfq_plugin.quantization.placement import (
@@ -53,7 +54,14 @@ ZERO_RANGE_SYMMETRIC, ZERO_RANGE_ASYMMETRIC = 8.2e-5, 8.2e-4
 
 
 def run_pipeline(
-    network: nn.Module, graph: OperatorGraph, dataset: nncf.Dataset, settings: QuantizeSettings, target_device: str
+    network: nn.Module,
+    graph: OperatorGraph,
+    dataset: nncf.Dataset,
+    settings: QuantizeSettings,
+    target_device: str,
+    *,
+    finish: Callable[[nn.Module, LowBitStep], Student],
+    train: Callable[[Student], object] | None,
 ) -> tuple[nn.Module, LowBitStep]:
     """Quantize ``network``, already traced as ``graph``, in place through NNCF's pipeline with our step in it.
 
@@ -78,6 +86,8 @@ def run_pipeline(
         advanced_parameters=_advanced_parameters(settings),
     )
     pipeline.pipeline_steps[-1].insert(1, step)  # after placement, before bias correction
+    if train is not None:
+        pipeline.pipeline_steps[-1].append(FinetuneStep(lambda hooked: finish(hooked, step), train))
     wrapped = GraphModelWrapper(network, example)
     with _bars_on_terminal_only():
         return pipeline.run_from_step(wrapped, dataset, wrapped.build_graph()).model, step

@@ -107,7 +107,7 @@ def test_quantize_takes_settings_as_keywords(stage: Recorder) -> None:
 def test_finetune_takes_settings_as_keywords(stage: Recorder) -> None:
     network = tiny_teacher()
     dfq.finetune(network, STUDENT, SYNTHETIC, epochs=2)
-    assert stage.calls == [(network, STUDENT, SYNTHETIC, FinetuneSettings(epochs=2))]
+    assert stage.calls == [(network, STUDENT, SYNTHETIC, FinetuneSettings(epochs=2), None)]
 
 
 @pytest.mark.parametrize("stage", [("export", "export_onnx")], indirect=True)

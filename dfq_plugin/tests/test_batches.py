@@ -92,6 +92,11 @@ def test_another_source_goes_on_from_a_state(done: int) -> None:
         assert torch.equal(source.next_batch(STUDENT).images, other.next_batch(STUDENT).images)
 
 
+def test_a_state_of_other_images_is_refused() -> None:
+    with pytest.raises(InputError, match="batches of other images"):
+        fixed(16).load_state_dict(fixed(15).state_dict())
+
+
 def test_nothing_has_to_be_prepared_and_nothing_is_watched() -> None:
     source = fixed(8)
     before = source.state_dict()

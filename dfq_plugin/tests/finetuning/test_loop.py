@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.config import FinetuneSettings
+from dfq_plugin.batches import Batch, FixedBatches
 from dfq_plugin.errors import InputError
 from dfq_plugin.finetuning import History, finetune
-from dfq_plugin.finetuning import loop as loop_module
+from dfq_plugin.finetuning import hooks as hooks_module
+from dfq_plugin.finetuning.loop import make_optimizer, make_schedule
+from dfq_plugin.finetuning.losses import mse_loss
 from dfq_plugin.network_state import Snapshot
-from dfq_plugin.student import ProductLayer, Student
-from dfq_plugin.synthetic_set import SyntheticSet, describe_run
+from dfq_plugin.student import Student
 from dfq_plugin.testing import tiny_teacher
-
-LAYERS = (
-    ProductLayer("conv1", "conv1.weight", None, None, None),
-    ProductLayer("conv2", "conv2.weight", None, None, None),
-    ProductLayer("fc", "fc.weight", "fc.bias", None, None),
+from dfq_plugin.tests.finetuning.samples import (
+    LAYERS,
+    make_clipped_student,
+    make_set,
+    make_student,
+    run,
+    settings,
+    weights_of,
 )
-SETTINGS = {"epochs": 3, "lr": 1e-2, "batch_size": 4, "augment": False}
-
-
-def make_set(count: int = 8) -> SyntheticSet:
-    random = torch.Generator().manual_seed(1)
-    return SyntheticSet(torch.randn(count, 3, 8, 8, generator=random), None, None, describe_run("noise", {}, 1, "any"))
-
-
-def make_student(layers: tuple[ProductLayer, ...] = LAYERS) -> Student:
-    network = tiny_teacher().requires_grad_(requires_grad=False)
-    random = torch.Generator().manual_seed(2)
-    for parameter in network.parameters():
-        parameter.mul_(1 + 0.2 * torch.randn(parameter.shape, generator=random))
-    return Student(network, (3, 8, 8), (), layers, ())
-
-
-def run(student: Student, synthetic: SyntheticSet | None = None, **changes: Any) -> History:
-    settings = FinetuneSettings.model_validate({**SETTINGS, **changes})
-    return finetune(tiny_teacher(), student, synthetic or make_set(), settings)
-
-
-def weights_of(student: Student) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in student.state_dict().items()}
 
 
 @pytest.mark.parametrize("loss", ["kl", "mse"])
@@ -94,15 +73,14 @@ def test_teacher_is_left_as_it_was() -> None:
     teacher = tiny_teacher().train()
     teacher.bn1.eval()  # one layer frozen by its owner
     before = Snapshot(teacher)
-    finetune(teacher, make_student(), make_set(), FinetuneSettings.model_validate(SETTINGS))
+    finetune(teacher, make_student(), make_set(), settings())
     assert before.restore() == []
 
 
 def test_teacher_is_asked_in_eval_mode() -> None:
     trained, evaluated = make_student(), make_student()
-    settings = FinetuneSettings.model_validate(SETTINGS)
-    finetune(tiny_teacher().train(), trained, make_set(), settings)
-    finetune(tiny_teacher().eval(), evaluated, make_set(), settings)
+    finetune(tiny_teacher().train(), trained, make_set(), settings())
+    finetune(tiny_teacher().eval(), evaluated, make_set(), settings())
     assert torch.equal(trained.network.get_parameter("fc.weight"), evaluated.network.get_parameter("fc.weight"))
 
 
@@ -176,44 +154,17 @@ class Counting(nn.Module):
 )
 def test_an_epoch_is_made_of_whole_batches(images: int, batch_size: int, sizes: list[int]) -> None:
     teacher = Counting()
-    settings = FinetuneSettings.model_validate({**SETTINGS, "epochs": 2, "batch_size": batch_size})
-    finetune(teacher, make_student(), make_set(images), settings)
+    finetune(teacher, make_student(), make_set(images), settings(epochs=2, batch_size=batch_size))
     assert teacher.sizes == sizes
 
 
 def test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order() -> None:
     teacher, synthetic = Counting(), make_set(8)
-    settings = FinetuneSettings.model_validate({**SETTINGS, "epochs": 2})
-    finetune(teacher, make_student(), synthetic, settings)
+    finetune(teacher, make_student(), synthetic, settings(epochs=2))
     first, second = torch.cat(teacher.seen[:2]), torch.cat(teacher.seen[2:])
     for epoch in (first, second):
         assert torch.equal(epoch.sum(dim=(1, 2, 3)).sort().values, synthetic.images.sum(dim=(1, 2, 3)).sort().values)
     assert not torch.equal(first, second)
-
-
-def test_moved_images_are_shifted_around_the_edges_and_mirrored() -> None:
-    generator = torch.Generator().manual_seed(0)
-    ramp = torch.arange(20.0).expand(1, 1, 30, 20) + 100 * torch.arange(30.0).reshape(30, 1)
-    found = [loop_module._moved(ramp, generator) for _ in range(200)]
-    expected = {
-        (down, right, mirrored)
-        for image in found
-        for down, right, mirrored in [where(image)]
-        if torch.equal(image, (ramp.flip(-1) if mirrored else ramp).roll((down, right), (-2, -1)))
-    }
-    assert {down for down, _, _ in expected} == set(range(-3, 4))
-    assert {right for _, right, _ in expected} == set(range(-2, 3))
-    assert {mirrored for _, _, mirrored in expected} == {False, True}
-    assert 60 < sum(where(image)[2] for image in found) < 140
-
-
-def where(image: Tensor) -> tuple[int, int, bool]:
-    """Down, right and mirrored, read off the ramp."""
-    columns, rows = image[0, 0, 0] % 100, image[0, 0, :, 0] // 100
-    mirrored = float(columns[1] - columns[0]) in {-1.0, 19.0}
-    column, row = int((columns == 0).nonzero()), int((rows == 0).nonzero())
-    right = (column - 19 if mirrored else column) % 20
-    return (row + 15) % 30 - 15, (right + 10) % 20 - 10, mirrored
 
 
 class TestDivergence:
@@ -225,39 +176,20 @@ class TestDivergence:
         assert not any(parameter.requires_grad for parameter in student.parameters())
 
     def test_of_a_weight_is_an_error_even_after_the_last_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def spoil(student: Tensor, _teacher: Tensor, _temperature: float) -> Tensor:
+        def spoil(student: Tensor, *_others: object) -> Tensor:
             gap: Tensor = student.sub(student.detach())
             return gap.abs().sqrt().sum()  # finite, its gradient is not
 
-        monkeypatch.setattr(loop_module, "kl_loss", spoil)
+        monkeypatch.setattr(hooks_module, "kl_loss", spoil)
         with pytest.raises(InputError, match=r"(fc|conv)\S+ is not finite in epoch 0"):
             run(make_student(), make_set(4), epochs=1)
 
 
 def test_quantizer_ranges_have_their_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clip(nn.Module):
-        """Stands in for a quantizer: a range that can be trained."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.top = nn.Parameter(torch.tensor(2.0))
-
-        def forward(self, values: Tensor) -> Tensor:
-            return torch.minimum(values, self.top)
-
-        def is_enabled_quantization(self) -> bool:
-            return True
-
-        def get_trainable_params(self) -> dict[str, nn.Parameter]:
-            return {"top": self.top}
-
     def train(multiplier: float) -> tuple[float, bool]:
-        student = make_student()
-        clip = Clip()
-        student.network.add_module("relu1", nn.Sequential(nn.ReLU(), clip))
-        monkeypatch.setattr(Student, "quantizers", lambda _: iter([(None, clip)]))
+        student, clip = make_clipped_student(monkeypatch)
         run(student, make_set(4), epochs=1, range_lr_multiplier=multiplier)
-        return clip.top.item(), clip.top.requires_grad
+        return clip.scale.item(), clip.scale.requires_grad
 
     moved, trainable = train(0.5)
     assert abs(moved - 2.0) == pytest.approx(0.5 * 1e-2 * 2.0, rel=1e-3)
@@ -268,3 +200,70 @@ def test_quantizer_ranges_have_their_own_rate(monkeypatch: pytest.MonkeyPatch) -
 def test_a_student_that_equals_the_teacher_begins_without_loss() -> None:
     student = Student(tiny_teacher(), (3, 8, 8), (), LAYERS, ())
     assert run(student, make_set(4), epochs=1).losses[0] == pytest.approx(0.0, abs=1e-6)
+
+
+class TestOptimizer:
+    def test_sgd_takes_absolute_rates_with_nesterov_momentum_and_decay(self) -> None:
+        student, images = make_student(), make_set(4).images
+        weight = student.network.get_parameter("fc.weight")
+        before = weight.clone()
+        weight.requires_grad = True
+        mse_loss(student(images), tiny_teacher()(images)).backward()
+        assert weight.grad is not None
+        pulled = weight.grad + 0.1 * before
+        weight.requires_grad = False
+        weight.grad = None
+        run(student, make_set(4), epochs=1, loss="mse", optimizer="sgd", lr=0.01, momentum=0.8, weight_decay=0.1)
+        assert torch.allclose(weight, before - 0.01 * (1 + 0.8) * pulled, atol=1e-6)
+
+    def test_steps_divide_the_rates_by_ten_after_each_milestone(self) -> None:
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        chosen = settings(optimizer="sgd", schedule="steps", milestones=(2, 3))
+        optimizer = make_optimizer([{"params": [parameter], "lr": 1.0}], chosen)
+        schedule = make_schedule(optimizer, chosen, steps_per_epoch=2)
+        rates = []
+        for _ in range(8):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        assert rates == pytest.approx([1.0] * 4 + [0.1] * 2 + [0.01] * 2)
+
+    def test_an_epoch_may_have_more_steps_than_a_pass(self) -> None:
+        teacher = Counting()
+        finetune(teacher, make_student(), make_set(8), settings(epochs=2, steps_per_epoch=5))
+        assert teacher.sizes == [4] * 10
+
+
+class Watching(FixedBatches):
+    """A source that is told of the student and has something to tell."""
+
+    def __init__(self) -> None:
+        super().__init__(make_set(), 4, 0, augment=False)
+        self.students: list[nn.Module] = []
+        self.prepared = 0
+
+    def prepare(self, student: nn.Module) -> None:
+        self.prepared += 1
+        assert any(parameter.requires_grad for parameter in student.parameters())
+
+    def next_batch(self, student: nn.Module) -> Batch:
+        self.students.append(student)
+        return super().next_batch(student)
+
+    def curves(self) -> dict[str, tuple[float, ...]]:
+        return {"generator.adaptability": (0.5, 0.25)}
+
+
+def test_a_source_sees_the_student_at_every_batch_and_its_curves_are_kept() -> None:
+    student, source = make_student(), Watching()
+    history = finetune(tiny_teacher(), student, source, settings(epochs=2))
+    assert source.prepared == 1
+    assert source.students == [student] * 4
+    assert history.curves == {"generator.adaptability": (0.5, 0.25)}
+
+
+def test_a_set_and_a_source_of_it_give_the_same_student() -> None:
+    by_set, by_source = make_student(), make_student()
+    run(by_set, augment=True, seed=4)
+    finetune(tiny_teacher(), by_source, FixedBatches(make_set(), 4, 4), settings(augment=True, seed=4))
+    assert torch.equal(by_set.network.get_parameter("fc.weight"), by_source.network.get_parameter("fc.weight"))
