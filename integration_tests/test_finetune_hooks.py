@@ -19,6 +19,7 @@ from dfq_plugin.finetuning.calibration import following_ranges
 from dfq_plugin.finetuning.features import compared_layers
 from dfq_plugin.quantization import nncf_steps, quantize
 from dfq_plugin.quantization.finetune_step import FinetuneStep
+from dfq_plugin.quantization.low_bit_step import LowBitStep
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 from dfq_plugin.testing import tiny_teacher
@@ -160,7 +161,7 @@ def test_fine_tuning_can_be_a_step_of_nncfs_pipeline(monkeypatch: pytest.MonkeyP
         last = pipeline.pipeline_steps[-1]
 
         def student_of(network: nn.Module) -> Student:
-            step = next(algorithm for algorithm in last if isinstance(algorithm, nncf_steps.LowBitStep))
+            step = next(algorithm for algorithm in last if isinstance(algorithm, LowBitStep))
             return step.student(network, (3, 8, 8))
 
         def train(student: Student) -> None:

@@ -14,7 +14,7 @@ from nncf.quantization.algorithms.pipeline import Pipeline
 from torch import Tensor, nn
 
 from dfq_plugin.errors import ConfigError
-from dfq_plugin.quantization import nncf_steps
+from dfq_plugin.quantization.low_bit_step import LowBitStep
 from dfq_plugin.student import Grid, QuantizerSite, Student
 from dfq_plugin.testing import tiny_teacher
 from dfq_plugin.tests.quantization.networks import asymmetric, symmetric
@@ -158,7 +158,7 @@ def test_our_step_stands_between_placement_and_bias_correction(monkeypatch: pyte
 
     monkeypatch.setattr(Pipeline, "run_from_step", note)
     student_of(tiny_teacher(), bias_correction=correct)
-    assert steps[-1] == [MinMaxQuantization, nncf_steps.LowBitStep, *([FastBiasCorrection] if correct else [])]
+    assert steps[-1] == [MinMaxQuantization, LowBitStep, *([FastBiasCorrection] if correct else [])]
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "squant"])

@@ -15,7 +15,8 @@ from dfq_plugin.quantization.bits import summarise
 from dfq_plugin.quantization.checkpoint import load_student, save_student
 from dfq_plugin.quantization.extension import ensure_extension
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
-from dfq_plugin.quantization.nncf_steps import LowBitStep, run_pipeline
+from dfq_plugin.quantization.low_bit_step import LowBitStep
+from dfq_plugin.quantization.nncf_steps import run_pipeline
 from dfq_plugin.quantization.prepare import prepare
 from dfq_plugin.quantization.ranges import set_limits
 from dfq_plugin.student import Student

@@ -1,6 +1,6 @@
 """What NNCF's graph of a network says: which operators there are, and who reads what.
 
-This file, ``placement.py`` and ``nncf_steps.py`` are the only places that know NNCF's internals.
+This room is the only one that knows NNCF's internals: this file how to read its graph, the others what to do with it.
 """
 
 from __future__ import annotations
