@@ -18,6 +18,7 @@ REPORT = ["matplotlib>=3.9", "jinja2>=3.1"]
 TEST = [
     "pytest>=9",
     "hypothesis>=6.100",
+    "openvino>=2026",
     "ruff==0.17.6",
     "mypy==2.4.1",
     "scikit-learn>=1.6",
@@ -44,8 +45,8 @@ setup(
         "pydantic>=2.7",
         "typer>=0.15",
         "rich>=13",
-        "onnx>=1.19",
-        "onnx-ir>=0.1.12",
+        "onnx>=1.20",
+        "onnx-ir>=0.1.13",
         "onnxscript>=0.5",
         "onnxruntime>=1.23",
         "json5>=0.9",

@@ -18,13 +18,7 @@ TIMM = {  # at most 10 M parameters; the sizes are those the network insists on
     "fastvit_t8": 64,
     "repvit_m0_9": 64,
     "efficientvit_b0": 64,
-    "efficientvit_m0": 224,
-    "ghostnet_100": 64,
     "ghostnetv2_100": 64,
-    "hardcorenas_a": 64,
-    "lcnet_050": 64,
-    "tinynet_e": 64,
-    "fbnetc_100": 64,
     "rexnet_100": 64,
     "levit_128s": 224,
     "mobilevit_xxs": 64,
@@ -43,9 +37,6 @@ TIMM = {  # at most 10 M parameters; the sizes are those the network insists on
     "shvit_s1": 64,
     "starnet_s1": 64,
     "mixnet_s": 64,
-    "mobilenetv3_small_100": 64,
-    "tf_efficientnet_lite0": 64,
-    "repghostnet_050": 64,
     "inception_next_atto": 64,
     "pvt_v2_b0": 64,
     "swiftformer_xs": 224,
@@ -121,15 +112,16 @@ def images(size: int, count: int) -> Tensor:
 
 
 def set_statistics(network: nn.Module, batch: Tensor) -> nn.Module:
-    """Let every BatchNorm hold the statistics of one random batch, and none of them silence its block."""
+    """Let every BatchNorm hold the statistics of one random batch, and no weight be zero all over."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     network.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-        if not norm.weight.any():  # as some networks start their training
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    for name, parameter in network.named_parameters():
+        if not name.endswith("bias") and not parameter.any():  # as some networks start their training
+            nn.init.uniform_(parameter, 0.5, 1.5)
     if norms:
         with torch.no_grad():
             network(batch)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -137,9 +139,19 @@ class FixedBatches:
             "random": self._random.get_state(),
             "order": self._order.clone(),
             "position": torch.tensor(self._position),
+            "images": torch.tensor(self._digest),
         }
 
+    @cached_property
+    def _digest(self) -> int:
+        """What the images are known by."""
+        digest = hashlib.sha256(self._all.images.contiguous().numpy().data).digest()
+        return int.from_bytes(digest[:7], "big")
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if int(state["images"]) != self._digest:
+            msg = "The state to go on from is that of batches of other images."
+            raise InputError(msg)
         self._random.set_state(state["random"])
         self._order, self._position = state["order"].clone(), int(state["position"])
 

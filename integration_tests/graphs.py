@@ -29,8 +29,19 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
         return output
 
-    def quantize(self, source: str, step: float, zero: int) -> str:
-        return self.node("QuantizeLinear", source, self.constant(step, np.float32), self.constant(zero, np.uint8))
+    def nodes_out(self, op_type: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """An operator with several outputs."""
+        outputs = [f"{op_type.lower()}_{len(self.nodes)}_{index}" for index in range(count)]
+        self.nodes.append(helper.make_node(op_type, inputs, outputs, name=outputs[0], **attributes))
+        return outputs
+
+    def quantize(self, source: str, step: float, zero: int, low: int = 0, top: int = 255) -> str:
+        """Codes, limited to ``low``..``top`` in the form that the exporter writes."""
+        inputs = source, self.constant(step, np.float32), self.constant(zero, np.uint8)
+        codes = self.node("QuantizeLinear", *inputs)
+        if low > 0 or top < 255:
+            codes = self.node("Clip", codes, self.constant(low, np.uint8), self.constant(top, np.uint8))
+        return codes
 
     def dequantize(self, source: str, step: float, zero: int) -> str:
         return self.node("DequantizeLinear", source, self.constant(step, np.float32), self.constant(zero, np.uint8))
@@ -50,16 +61,17 @@ class GraphBuilder:
         inputs = self.constant(codes, np.int32), self.constant(steps, np.float32), self.constant(zeros, np.int32)
         return self.node("DequantizeLinear", *inputs, axis=0)
 
-    def save(self, path: Path, output: str) -> Path:
-        """Write the file; ``output`` is the tensor that it hands out, float."""
+    def save(self, path: Path, output: str, *, opset: int = 21, batch: int | None = None) -> Path:
+        """Write the file; ``output`` is the tensor that it hands out, float; without a batch, its size is free."""
         graph = helper.make_graph(
             self.nodes,
             "graph",
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *self.shape])],
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch or "batch", *self.shape])],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
             self.constants,
         )
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+        version = 10 if opset < 25 else 13
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version), path)
         return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,9 +13,10 @@ from dfq_plugin.config import ExportSettings, ValidateSettings
 from dfq_plugin.errors import ValidationError
 from dfq_plugin.export import export_float
 from dfq_plugin.validation import validate
-from dfq_plugin.validation.census import require_integer, take_census
+from dfq_plugin.validation.census import FloatNode, require_integer, take_census
 from dfq_plugin.validation.parity import compare, require_equal
-from dfq_plugin.validation.runtime import load_proto, open_session
+from dfq_plugin.validation.reasons import WEIGHT_ONLY
+from dfq_plugin.validation.runtime import load_proto, open_session, run
 from dfq_plugin.validation.speed import measure
 from integration_tests.conftest import Maker
 from integration_tests.graphs import GraphBuilder
@@ -51,7 +53,7 @@ def test_convolution_without_quantized_output_is_refused_by_name(tmp_path: Path)
         require_integer(census, path)
     message = str(caught.value)
     assert message.startswith(f"{path}: 1 of 1 quantized layers run in float on onnxruntime.")
-    assert "Conv the_layer: its output is not quantized in a form that an integer kernel takes" in message
+    assert "Conv the_layer: its output is not quantized: Exp the_float_operator reads it in float" in message
     assert message.endswith("Set validate.require_integer to false to accept this.")
     assert caught.value.exit_code == 4
 
@@ -62,8 +64,91 @@ def test_layer_whose_input_is_float_was_not_asked_for(tmp_path: Path) -> None:
     path = graph.save(tmp_path / "model.onnx", graph.requantize(result, 1 / 16, 128))
     census = take_census(path)
     assert (census.products_asked, census.products_integer, census.float) == (0, 0, 1)
-    assert "not asked to be quantized" in census.float_nodes[0].reason
+    assert census.float_nodes[0].reason == "its input comes in float from the network's input"
     require_integer(census, path)
+
+
+def island(path: Path, op_type: str, **attributes: Any) -> FloatNode:
+    """The float operator between two quantized tensors, as the census sees it."""
+    graph = GraphBuilder(*SHAPE)
+    inputs = {
+        "LayerNormalization": [graph.constant(np.ones(16), np.float32)],
+        "Resize": ["", graph.constant([1, 1, 1.5, 1.5], np.float32)],
+        "ConvTranspose": [graph.weight(np.ones((3, 2, 2, 2)), np.full(3, 0.01))],
+    }.get(op_type, [])
+    source = graph.requantize("images", 1 / 32, 128)
+    result = graph.node(op_type, source, *inputs, name="the_island", **attributes)
+    census = take_census(graph.save(path, graph.requantize(result, 1 / 16, 128)))
+    assert (census.products_asked, census.float) == (0, len(census.float_nodes))
+    require_integer(census, path)
+    return census.float_nodes[-1]
+
+
+@pytest.mark.parametrize("op_type", ["LayerNormalization", "Gelu", "HardSwish", "HardSigmoid", "ConvTranspose", "Tanh"])
+def test_float_island_is_named_with_its_reason(op_type: str, tmp_path: Path) -> None:
+    node = island(tmp_path / "model.onnx", op_type)
+    assert node.name == "the_island"
+    assert node.reason == f"onnxruntime has no integer kernel for {op_type}"
+
+
+def test_linear_resize_is_named_with_its_mode(tmp_path: Path) -> None:
+    node = island(tmp_path / "model.onnx", "Resize", mode="linear")
+    assert node.reason == "onnxruntime has no integer kernel for linear Resize"
+
+
+def test_pool_at_the_end_is_said_to_hand_out_float(tmp_path: Path) -> None:
+    graph = GraphBuilder(*SHAPE)
+    result = graph.node("GlobalAveragePool", graph.requantize("images", 1 / 32, 128), name="the_pool")
+    census = take_census(graph.save(tmp_path / "model.onnx", result))
+    expected = FloatNode("the_pool", "GlobalAveragePool", "its output is handed out in float as the network's output")
+    assert census.float_nodes == (expected,)
+
+
+def test_product_that_two_quantizers_read_is_refused(tmp_path: Path) -> None:
+    graph = GraphBuilder(*SHAPE)
+    product = graph.node("Conv", graph.requantize("images", 1 / 32, 128), graph.weight(WEIGHT, STEPS), name="the_layer")
+    branches = [graph.requantize(product, step, 128) for step in (1 / 16, 1 / 8)]
+    path = graph.save(tmp_path / "model.onnx", graph.requantize(graph.node("Add", *branches), 1 / 8, 128))
+    census = take_census(path)
+    with pytest.raises(ValidationError, match="Conv the_layer: its output has several readers"):
+        require_integer(census, path)
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
+def test_float_convolution_in_a_blocked_layout_keeps_its_name(relu: bool, tmp_path: Path) -> None:
+    graph = GraphBuilder(16, 8, 8)
+    result = graph.node("Conv", "images", graph.constant(np.ones((16, 16, 3, 3)), np.float32), name="the_layer")
+    result = graph.node("Relu", result) if relu else result
+    census = take_census(graph.save(tmp_path / "model.onnx", result))
+    assert [(node.name, node.op_type) for node in census.float_nodes] == [("the_layer", "Conv")]
+
+
+@pytest.mark.parametrize("matrix", ["MatMul", "MatMul and Add"])
+def test_weight_only_product_keeps_its_activations_in_float(matrix: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    codes, steps = random.integers(-127, 128, (64, 5)), random.uniform(0.001, 0.01, 5).astype(np.float32)
+    graph = GraphBuilder(64)
+    result = graph.node("MatMul", "images", graph.weight(codes, steps, axis=1), name="the_layer")
+    if matrix == "MatMul and Add":
+        result = graph.node("Add", result, graph.constant(np.zeros(5), np.float32))
+    path = graph.save(tmp_path / "model.onnx", result)
+    census = take_census(path)
+    assert census.float_nodes == (FloatNode("the_layer", "MatMulNBits", WEIGHT_ONLY),)
+    require_integer(census, path)
+    batch = random.standard_normal((100, 64)).astype(np.float32)
+    exact = batch.astype(np.float64) @ (codes * steps.astype(np.float64))
+    assert np.abs(run(open_session(path), batch)[0] - exact).max() < 1e-5 * np.abs(exact).max()
+
+
+def test_weights_in_a_file_of_their_own_are_found(make: Maker, tmp_path: Path) -> None:
+    made = make("sequential", 4, 4)
+    path = tmp_path / "large.onnx"
+    onnx.save(onnx.load(made.path), path, save_as_external_data=True, location="large.data", size_threshold=100)
+    assert take_census(path) == take_census(made.path)
+    verdict = validate(path, made.student, images(8), ValidateSettings(latency_runs=0))
+    assert verdict.parity == validate(made.path, made.student, images(8), ValidateSettings(latency_runs=0)).parity
+    assert verdict.parity.logits_equal is True
+    assert verdict.size_bytes == path.stat().st_size + (tmp_path / "large.data").stat().st_size
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -8,10 +8,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch.nn import functional
 
-from dfq_plugin.export.rewrites import rewrite
-from dfq_plugin.export.surgery import Surgeon
+from dfq_plugin.export.pads import absorb_pads
+from dfq_plugin.export.rewrites import fold_constants, rewrite
+from dfq_plugin.export.surgery import Surgeon, array_of
 
 
 def rewritten(nodes: str, **constants: Any) -> ir.Model:
@@ -22,7 +26,9 @@ def rewritten(nodes: str, **constants: Any) -> ir.Model:
     tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
     proto.graph.initializer.extend(tensors)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-    rewrite(Surgeon(model.graph))
+    surgeon = Surgeon(model.graph)
+    rewrite(surgeon)
+    absorb_pads(surgeon)
     return model
 
 
@@ -85,3 +91,72 @@ def test_padding_that_others_read_stays() -> None:
         weight=np.ones((1, 2, 1, 1), dtype=np.float32),
     )
     assert op_types(model) == ["Pad", "Conv", "Concat"]
+
+
+def test_pad_of_nothing_is_dropped() -> None:
+    amounts = np.zeros(8, dtype=np.int64)
+    assert op_types(rewritten("padded = Pad(images, amounts) result = Relu(padded)", amounts=amounts)) == ["Relu"]
+
+
+def test_pad_that_wraps_around_is_put_together_from_its_ends() -> None:
+    values = np.arange(32, dtype=np.float32).reshape(1, 2, 4, 4)
+    amounts = np.array([0, 0, 1, 0, 0, 0, 2, 3])
+    model = rewritten('result = Pad<mode = "wrap">(images, amounts)', amounts=amounts)
+    assert op_types(model) == ["Slice", "Slice", "Concat", "Slice", "Concat"]
+    (result,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"images": values})
+    assert np.array_equal(result, np.pad(values, [(0, 0), (0, 0), (1, 2), (0, 3)], mode="wrap"))
+
+
+@pytest.mark.parametrize(("op_type", "inputs"), [("Max", 2), ("Min", 3)])
+def test_bound_by_a_number_is_a_clip(op_type: str, inputs: int) -> None:
+    model = rewritten(f"result = {op_type}(bound, images)", bound=np.float32([0.5]))
+    (clip,) = model.graph
+    assert (clip.op_type, len(clip.inputs)) == ("Clip", inputs)
+    bound = array_of(clip.inputs[-1])
+    assert bound is not None
+    assert (bound.shape, bound.item()) == ((), 0.5)
+
+
+def test_largest_of_two_tensors_is_no_clip() -> None:
+    assert op_types(rewritten("other = Neg(images) result = Max(images, other)")) == ["Neg", "Max"]
+
+
+POOLED = """pooled = AveragePool<kernel_shape = [2, 2], strides = [{}], pads = [{}], ceil_mode = {},
+    count_include_pad = 1>(images) result = Relu(pooled)"""
+
+
+@pytest.mark.parametrize(
+    ("strides", "pads", "ceil", "expected"),
+    [
+        ("2, 2", "0, 0, 0, 0", 0, (["AveragePool", "Relu"], 0, [0, 0, 0, 0])),
+        ("2, 2", "0, 0, 0, 0", 1, (["AveragePool", "Relu"], 0, [0, 0, 0, 0])),  # four is twice two
+        ("3, 3", "0, 0, 0, 0", 1, (["AveragePool", "Relu"], 1, [0, 0, 0, 0])),
+        ("2, 2", "1, 1, 1, 1", 0, (["Pad", "AveragePool", "Relu"], 0, [0, 0, 0, 0])),
+        ("3, 3", "1, 0, 1, 0", 1, (["Pad", "AveragePool", "Relu"], 1, [0, 0, 0, 0])),
+    ],
+)
+def test_average_pool_counts_only_what_is_there(
+    strides: str, pads: str, ceil: int, expected: tuple[list[str], int, list[int]]
+) -> None:
+    model = rewritten(POOLED.format(strides, pads, ceil))
+    *_, pool, _ = model.graph
+    attributes = {name: pool.attributes[name].value for name in ("ceil_mode", "pads", "count_include_pad")}
+    assert (op_types(model), attributes["ceil_mode"], list(attributes["pads"])) == expected
+    assert attributes["count_include_pad"] == 0
+    values = np.random.default_rng(0).normal(size=(2, 2, 4, 4)).astype(np.float32)
+    (result,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"images": values})
+    sides = [int(side) for side in pads.split(", ")]
+    pooled = functional.avg_pool2d(torch.from_numpy(values), 2, int(strides[0]), sides[:2], ceil_mode=bool(ceil))
+    assert np.allclose(result, pooled.relu().numpy(), rtol=0, atol=1e-6)
+
+
+def test_what_depends_on_nothing_is_worked_out() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+        graph (float[N, 4] images) => (float[N, 4] result) <int64[1] four = {4}>
+        { zeros = ConstantOfShape(four) ones = Exp(zeros) result = Add(images, ones) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    fold_constants(model)
+    assert op_types(model) == ["Add"]
+    added = array_of(model.graph[0].inputs[1])
+    assert added is not None
+    assert added.tolist() == [1, 1, 1, 1]

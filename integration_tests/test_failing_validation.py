@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import dfq_plugin as dfq
 from dfq_plugin.cli import app
 from dfq_plugin.errors import ValidationError
-from dfq_plugin.validation.arithmetic import Accumulator
+from dfq_plugin.validation.products import Accumulator
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("kernels")
 @pytest.fixture
 def wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = Accumulator.requantize
-    monkeypatch.setattr(Accumulator, "requantize", lambda self, step, zero: exact(self, step, zero) ^ 1)
+    monkeypatch.setattr(Accumulator, "requantize", lambda self, grid: exact(self, grid) ^ 1)
 
 
 @pytest.mark.usefixtures("wrong_arithmetic")

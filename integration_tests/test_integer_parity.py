@@ -8,9 +8,10 @@ from torch.nn import functional
 
 from dfq_plugin.config import ValidateSettings
 from dfq_plugin.errors import ValidationError
-from dfq_plugin.validation import validate
-from dfq_plugin.validation.arithmetic import Accumulator, Array, Pooled, Sum
+from dfq_plugin.validation import elementwise, pooling, validate
+from dfq_plugin.validation.arithmetic import Array, Codes, Grid
 from dfq_plugin.validation.parity import compare, require_equal
+from dfq_plugin.validation.products import Accumulator
 from integration_tests.conftest import Maker
 from integration_tests.networks import NETWORKS, images
 
@@ -35,30 +36,34 @@ def test_every_code_equals_the_reference(
     assert parity.logits_equal is True
 
 
-def floor_accumulator(self: Accumulator, step: np.float32, zero: int) -> Array:
-    scaled = self.total.astype(np.float32) * (self.step / step).astype(np.float32)
-    return np.clip(np.floor(scaled) + zero, zero if self.rectified else 0, 255).astype(np.uint8)
+def floor_accumulator(self: Accumulator, grid: Grid) -> Array:
+    scaled = self.total.astype(np.float32) * (self.step / grid.step).astype(np.float32)
+    return np.clip(np.floor(scaled) + grid.zero, 0, 255).astype(np.uint8)
 
 
-def shift_sum(self: Sum, step: np.float32, zero: int) -> Array:
-    values = self.left.step * self.left.centred + self.right.step * self.right.centred
-    return np.clip(np.ceil(values / step) + zero, 0, 255).astype(np.uint8)
+def shift_sum(left: Codes, right: Codes, grid: Grid) -> Array:
+    return np.clip(np.ceil((left.values + right.values) / grid.step) + grid.zero, 0, 255).astype(np.uint8)
 
 
-def floor_pooled(self: Pooled, step: np.float32, zero: int) -> Array:
-    return np.clip(np.floor(self.total * self.step / (step * self.count)) + zero, 0, 255).astype(np.uint8)
+def floor_pooled(images: Codes, grid: Grid) -> Array:
+    means = images.values.mean(axis=(2, 3), keepdims=True)
+    return np.clip(np.floor(means / grid.step) + grid.zero, 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong"),
-    [(Accumulator, floor_accumulator), (Sum, shift_sum), (Pooled, floor_pooled)],
+    ("place", "name", "wrong"),
+    [
+        (Accumulator, "requantize", floor_accumulator),
+        (elementwise, "add", shift_sum),
+        (pooling, "pool_globally", floor_pooled),
+    ],
     ids=["accumulator", "sum", "pool"],
 )
 def test_a_wrong_rounding_rule_is_noticed(
-    kind: type, wrong: object, make: Maker, monkeypatch: pytest.MonkeyPatch
+    place: object, name: str, wrong: object, make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make("residual", 4, 4, first_last_bits=None).path
-    monkeypatch.setattr(kind, "requantize", wrong)
+    monkeypatch.setattr(place, name, wrong)
     parity = compare(path, images(4).numpy(), 1)
     assert parity.mismatches > 0
     assert sum(count for _, count in parity.worst) == parity.mismatches

@@ -65,7 +65,6 @@ class TestScopes:
         assert "right/conv2d/0" in site.readers
         assert {entry.applied for entry in student.plan if entry.reason == "network input"} == {8}
 
-
     def test_only_weights_are_quantized_when_activations_have_no_bits(self) -> None:
         student = student_of(tiny_teacher(), weight_bits=4, activation_bits=None)
         assert {site.kind for site in student.sites} == {"weight"}

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dfq_plugin.validation.parity import Parity, compare
 from integration_tests.graphs import GraphBuilder
-
-RANDOM = np.random.default_rng(5)
-IMAGES = RANDOM.uniform(-4, 4, (8, 6, 9, 9)).astype(np.float32)
-STEP, ZERO = 1 / 32, 117  # an odd zero point shows whether it is added before or after rounding
-
-
-Make = Callable[[GraphBuilder, str], str]  # from the codes of the images to the tensor that the graph hands out
-
-
-def check(make: Make, path: Path, images: Any = IMAGES) -> Parity:
-    graph = GraphBuilder(*images.shape[1:])
-    output = make(graph, graph.quantize("images", STEP, ZERO))
-    parity = compare(graph.save(path / "graph.onnx", output), images, 10**9)
-    assert parity.mismatches == 0, parity.worst
-    assert parity.codes_compared > 0
-    assert parity.tensors_taken == 0
-    return parity
-
-
-def weight(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.integers(-127, 128, shape)
-
-
-def steps(count: int) -> np.ndarray[Any, Any]:
-    return 2.0 ** RANDOM.integers(-9, -5, count)
-
+from integration_tests.reference_checks import RANDOM, STEP, ZERO, check, near_ties, steps, weight
 
 CONVOLUTIONS = {
     "plain": ((8, 6, 3, 3), {}),
@@ -81,6 +54,96 @@ def test_addition(zeros: tuple[int, int, int], rectified: bool, tmp_path: Path) 
     check(make, tmp_path)
 
 
+BROADCASTS = {
+    "channel gate": (6, 1, 1),
+    "row": (9,),
+    "scalar": (),
+    "one image": (1, 6, 9, 9),
+    "columns of one channel": (1, 9, 1),
+}
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["second", "first"])
+@pytest.mark.parametrize("shape", BROADCASTS)
+@pytest.mark.parametrize("op_type", ["Add", "Mul"])
+def test_operand_that_broadcasts(op_type: str, shape: str, swapped: bool, tmp_path: Path) -> None:
+    def make(graph: GraphBuilder, images: str) -> str:
+        codes = graph.constant(RANDOM.integers(0, 256, BROADCASTS[shape]), np.uint8)
+        operands = [graph.dequantize(images, STEP, ZERO), graph.dequantize(codes, 1 / 64, 77)]
+        result = graph.node(op_type, *(reversed(operands) if swapped else operands))
+        return graph.requantize(result, 1 / 16, 101)  # powers of two: the order of Add does not matter
+
+    check(make, tmp_path)
+
+
+@pytest.mark.parametrize("op_type", ["Add", "Mul"])
+def test_near_ties_are_decided_alike(op_type: str, tmp_path: Path) -> None:
+    step = float(np.float32(0.0123))
+    left, right = near_ties(2, step)
+    result = {"Add": step, "Mul": float(left) * float(right) * 64}[op_type]
+
+    def make(graph: GraphBuilder, images: str) -> str:
+        codes = [graph.dequantize(images, scale, zero) for scale, zero in ((left, 3), (right, 250))]
+        codes[1] = graph.dequantize(graph.node("Transpose", images, perm=[0, 1, 3, 2]), right, 250)
+        return graph.requantize(graph.node(op_type, *codes), result, 111)
+
+    check(make, tmp_path)
+
+
+@pytest.mark.parametrize("own_grids", [False, True], ids=["one grid", "own grids"])
+def test_concatenation(own_grids: bool, tmp_path: Path) -> None:
+    def make(graph: GraphBuilder, images: str) -> str:
+        if not own_grids:
+            flipped = graph.node("Transpose", images, perm=[0, 1, 3, 2])
+            return graph.dequantize(graph.node("Concat", images, flipped, axis=1), STEP, ZERO)
+        parts = [graph.dequantize(images, step, zero) for step, zero in ((STEP, ZERO), (0.07, 3), (0.035, 9))]
+        return graph.requantize(graph.node("Concat", *parts, axis=1), 0.07, 9)
+
+    check(make, tmp_path)
+
+
+@pytest.mark.parametrize("op_type", ["Sigmoid", "LeakyRelu"])
+def test_function_of_every_code(op_type: str, tmp_path: Path) -> None:
+    attributes = {"alpha": 0.1} if op_type == "LeakyRelu" else {}
+    for index, (step, zero) in enumerate([(1 / 32, 117), (0.0471, 140), (0.013, 3), (0.09, 128)]):
+
+        def make(graph: GraphBuilder, images: str, step: float = step, zero: int = zero) -> str:
+            result = graph.node(op_type, graph.dequantize(images, step, zero), **attributes)
+            return graph.requantize(result, 1 / 255 if op_type == "Sigmoid" else step / 2, index * 3)  # noqa: B023
+
+        check(make, tmp_path, np.linspace(-4, 5, 6 * 9 * 9, dtype=np.float32).reshape(1, 6, 9, 9))
+
+
+AVERAGES: dict[str, dict[str, Any]] = {
+    "plain": {"kernel_shape": [2, 2], "strides": [2, 2]},
+    "padded": {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+    "padded and counted": {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+    "sticking out": {"kernel_shape": [2, 3], "strides": [2, 3], "pads": [1, 0, 0, 1], "ceil_mode": 1},
+    "whole image": {"kernel_shape": [9, 9]},
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+def test_average_pool(kind: str, tmp_path: Path) -> None:
+    def make(graph: GraphBuilder, images: str) -> str:
+        pooled = graph.node("AveragePool", graph.dequantize(images, 0.0123, ZERO), **AVERAGES[kind])
+        return graph.requantize(pooled, 0.0123 / 2, 33)
+
+    check(make, tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [(6, 9), (6, 5, 4, 3)], ids=["1-D", "3-D"])
+def test_convolution_along_other_numbers_of_axes(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    def make(graph: GraphBuilder, images: str) -> str:
+        half = len(sizes) - 1
+        scales = steps(4)
+        operands = [graph.weight(weight(4, 6, *[2] * half), scales), graph.bias(weight(4) * 50, STEP, scales)]
+        result = graph.node("Conv", graph.dequantize(images, STEP, ZERO), *operands, auto_pad="SAME_UPPER")
+        return graph.requantize(result, 1 / 16, 99)
+
+    check(make, tmp_path, RANDOM.uniform(-4, 4, (4, *sizes)).astype(np.float32))
+
+
 @pytest.mark.parametrize("reshaped", [False, True], ids=["kept", "reshaped"])
 def test_global_average_pool(reshaped: bool, tmp_path: Path) -> None:
     def make(graph: GraphBuilder, images: str) -> str:
@@ -105,70 +168,4 @@ def test_matrix_product(kind: str, quantized: bool, tmp_path: Path) -> None:
             result = graph.node("Gemm", flat, graph.weight(weight(7, 486), scales), *bias, transB=1)
         return graph.requantize(result, 1.0, 77) if quantized else result
 
-    parity = check(make, tmp_path)
-    assert parity.logits_equal is (None if quantized else True)
-
-
-MOVEMENTS: dict[str, Make] = {
-    "max-pool": lambda graph, codes: graph.node(
-        "MaxPool", codes, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 0, 1]
-    ),
-    "dilated max-pool": lambda graph, codes: graph.node("MaxPool", codes, kernel_shape=[2, 2], dilations=[3, 2]),
-    "slice": lambda graph, codes: graph.node(
-        "Slice", codes, *(graph.constant(values, np.int64) for values in ([1, -2], [100, -9], [2, 3], [2, -3]))
-    ),
-    "pad": lambda graph, codes: graph.node(
-        "Pad", codes, graph.constant([0, 1, 0, 2, 0, 0, 1, 0], np.int64), graph.constant(ZERO, np.uint8)
-    ),
-    "transpose": lambda graph, codes: graph.node("Transpose", codes, perm=[0, 2, 3, 1]),
-    "reshape": lambda graph, codes: graph.node("Reshape", codes, graph.constant([0, 2, -1], np.int64)),
-    "unsqueeze and squeeze": lambda graph, codes: graph.node(
-        "Squeeze",
-        graph.node("Unsqueeze", codes, graph.constant([1, 3], np.int64)),
-        graph.constant([3], np.int64),
-    ),
-    "clip": lambda graph, codes: graph.node("Clip", codes, graph.constant(0, np.uint8), graph.constant(150, np.uint8)),
-}
-
-
-@pytest.mark.parametrize("kind", MOVEMENTS)
-def test_movement_of_codes(kind: str, tmp_path: Path) -> None:
-    def make(graph: GraphBuilder, images: str) -> str:
-        moved = graph.dequantize(MOVEMENTS[kind](graph, images), STEP, ZERO)
-        return graph.requantize(graph.node("Add", moved, moved), 1 / 16, 8)  # compared whatever was moved how
-
-    assert check(make, tmp_path).tensors >= 2
-
-
-def test_codes_behind_a_float_operator_are_taken_over_and_not_counted(tmp_path: Path) -> None:
-    graph = GraphBuilder(6, 9, 9)
-    start = graph.requantize("images", STEP, ZERO)
-    behind = graph.requantize(graph.node("Exp", start), 1 / 4, 0)
-    codes = graph.weight(weight(4, 6, 3, 3), steps(4))
-    result = graph.requantize(graph.node("Conv", behind, codes), 1 / 8, 100)
-    parity = compare(graph.save(tmp_path / "graph.onnx", result), IMAGES, 10**9)
-    assert parity.mismatches == 0, parity.worst
-    assert parity.tensors_taken == 1
-    assert parity.codes_compared == 8 * (6 * 9 * 9 + 4 * 7 * 7)
-    assert parity.logits_equal is None
-
-
-@pytest.mark.parametrize("op_type", ["Transpose", "Reshape", "Identity", "Relu"])
-def test_sum_that_is_moved_before_it_is_quantized_is_taken_over(op_type: str, tmp_path: Path) -> None:
-    graph = GraphBuilder(6, 9, 9)
-    codes = graph.weight(weight(4, 6, 3, 3), steps(4))
-    product = graph.node("Conv", graph.requantize("images", STEP, ZERO), codes)
-    extra = [graph.constant([0, -1], np.int64)] if op_type == "Reshape" else []
-    result = graph.requantize(graph.node(op_type, product, *extra), 1 / 8, 0)
-    parity = compare(graph.save(tmp_path / "graph.onnx", result), IMAGES, 10**9)
-    assert parity.mismatches == 0, parity.worst
-    assert parity.tensors_taken == (0 if op_type in ("Identity", "Relu") else 1)
-
-
-def test_float_images_pass_through_movement_and_pooling(tmp_path: Path) -> None:
-    graph = GraphBuilder(6, 9, 9)
-    pooled = graph.node("MaxPool", "images", kernel_shape=[2, 2])
-    amounts = graph.constant([0, 0, 1, 1, 0, 0, 0, 0], np.int64)
-    result = graph.requantize(graph.node("Pad", pooled, amounts), STEP, ZERO)
-    parity = compare(graph.save(tmp_path / "graph.onnx", result), IMAGES, 10**9)
-    assert (parity.mismatches, parity.tensors + parity.tensors_taken) == (0, 1)
+    assert check(make, tmp_path).logits_equal is True

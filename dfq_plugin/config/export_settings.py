@@ -8,12 +8,16 @@ from pydantic import Field
 
 from dfq_plugin.config.base import Count, Settings
 
+MOST_BITS = {"none": 8, "int4": 4, "int2": 2, "bitplanes": 7}  # of a weight that a packing can make smaller
+
 
 class ExportSettings(Settings):
     """How the ONNX file is written."""
 
-    packing: Literal["none", "int4"] = Field(
-        default="none", description="Store weights of 4 bits or less two to a byte (`int4`)."
+    packing: Literal["none", "int4", "int2", "bitplanes"] = Field(
+        default="none",
+        description="Store weights of 4 bits or less two to a byte (`int4`), those of 2 bits four to a byte (`int2`), "
+        "or any below 8 bits without waste (`bitplanes`).",
     )
     opset: Annotated[int, Field(ge=21)] = Field(default=21, description="ONNX operator set of the file.")
 
@@ -32,6 +36,10 @@ class ValidateSettings(Settings):
     )
     parity_codes: Count = Field(
         default=10_000_000, description="Number of integer codes to compare with the reference, as far as images last."
+    )
+    parity_tolerance: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Codes may differ from the reference by this much, for CPUs whose kernels round otherwise.",
     )
     latency_runs: Annotated[int, Field(ge=0)] = Field(default=50, description="Timed runs; 0 measures no latency.")
     require_integer: bool = Field(default=True, description="Fail when a layer that was to be quantized runs in float.")

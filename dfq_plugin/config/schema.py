@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from dfq_plugin.config.base import Count, Positive, Seed, Settings
-from dfq_plugin.config.export_settings import ExportSettings, ValidateSettings
+from dfq_plugin.config.export_settings import MOST_BITS, ExportSettings, ValidateSettings
 from dfq_plugin.config.finetune_settings import FinetuneSettings
 from dfq_plugin.config.quantize_settings import QuantizeSettings
 from dfq_plugin.errors import ConfigError
@@ -116,9 +116,11 @@ class Config(Settings):
             msg = f"model.mean has {len(mean)} values but input_shape has {channels} channels"
             raise ConfigError(msg)
         bits = [self.quantize.weight_bits, self.quantize.first_last_bits or 8, *self.quantize.bit_overrides.values()]
-        if self.export.packing == "int4" and min(bits) > 4:
+        packing, most = self.export.packing, MOST_BITS[self.export.packing]
+        if min(bits) > most:
             msg = (
-                "export.packing is 'int4' but no weight has 4 bits or less; lower quantize.weight_bits or drop packing"
+                f"export.packing is '{packing}' but no weight has {most} bits or less; lower quantize.weight_bits or "
+                "drop packing"
             )
             raise ConfigError(msg)
         return self

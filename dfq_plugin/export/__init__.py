@@ -7,26 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 
 from dfq_plugin.config import ExportSettings
-from dfq_plugin.errors import ExportError
 from dfq_plugin.export.lowering import lower
-from dfq_plugin.export.markers import trace, trace_network
-from dfq_plugin.files import whole_file
+from dfq_plugin.export.markers import trace
+from dfq_plugin.export.tracing import trace_network
+from dfq_plugin.export.writing import model_size, move_model, remove_model, write_model
 from dfq_plugin.student import Student
 
-__all__ = ["Exported", "export_float", "export_onnx"]
+__all__ = ["Exported", "export_float", "export_onnx", "move_model", "remove_model"]
 
 logger = logging.getLogger("nncf.dfq_plugin.export")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished file: where it is and how large, in bytes."""
+    """A finished file: where it is and how large, in bytes, with the data file beside it if there is one."""
 
     path: Path
     size_bytes: int
@@ -42,7 +39,8 @@ def export_onnx(
 
     Args:
         student: its biases are put on the integer grid first, so that it computes what the file computes.
-        path: of the file; written under a temporary name and renamed, so that no partial file is ever seen.
+        path: of the file; written under a temporary name and renamed, so that no partial file is ever seen. Weights of
+            more than 2 GB go into a file beside it, with ``.data`` at the end of its name.
         settings: operator set and weight packing.
         metadata: provenance to keep in the file, keys are prefixed with ``dfq.``.
 
@@ -54,8 +52,8 @@ def export_onnx(
     student.snap_biases()
     model = trace(student, settings.opset)
     lower(model, settings.packing)
-    _write(model, target, {f"dfq.{key}": value for key, value in (metadata or {}).items()})
-    size = target.stat().st_size
+    write_model(model, target, {f"dfq.{key}": value for key, value in (metadata or {}).items()})
+    size = model_size(target)
     logger.info("Wrote %s (%.1f MB).", target, size / 1e6)
     return Exported(target, size)
 
@@ -75,19 +73,5 @@ def export_float(
         ExportError: the network cannot be traced.
     """
     target = Path(path)
-    _write(trace_network(network, input_shape, settings.opset), target)
-    return Exported(target, target.stat().st_size)
-
-
-def _write(model: ir.Model, target: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Check a model and put it in its place."""
-    ClearMetadataAndDocStringPass()(model)  # the exporter's stack traces, several times the size of small networks
-    model.producer_name = "dfq_plugin"
-    model.metadata_props.update(metadata or {})
-    try:
-        with whole_file(target) as partial:
-            ir.save(model, partial, format="protobuf")
-            onnx.checker.check_model(str(partial), full_check=True)
-    except onnx.checker.ValidationError as error:
-        msg = f"The exported graph is not valid ONNX: {error}"
-        raise ExportError(msg) from error
+    write_model(trace_network(network, input_shape, settings.opset), target)
+    return Exported(target, model_size(target))

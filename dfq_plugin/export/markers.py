@@ -8,18 +8,17 @@ replaces every one of them, so a finished file never holds a marker.
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.errors import ExportError
+from dfq_plugin.export.surgery import DOMAIN, MARKER
+from dfq_plugin.export.tracing import trace_network
 from dfq_plugin.student import Grid, Student
 
-DOMAIN = "dfq"
-MARKER = "QuantizeDequantize"
+NETWORK = "network.network"  # where the user's network stands in a student; its layers are named without it
 
 
 class Marker(nn.Module):
@@ -48,6 +47,20 @@ class Marker(nn.Module):
         )
 
 
+class _LargeModuleDict(nn.ModuleDict):
+    """Looks up one entry by touching one entry.
+
+    While PyTorch traces, the dictionary of a module's children is made anew, wrappers and all, each time it is asked
+    for. NNCF asks its dictionary of hooks twice at every operator: hundreds of entries at hundreds of operators.
+    """
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.__dict__["_modules"]
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - a module of any kind
+        return getattr(self, key)
+
+
 def trace(student: Student, opset: int) -> ir.Model:
     """The student as an ONNX graph with markers, batch axis dynamic.
 
@@ -64,33 +77,7 @@ def trace(student: Student, opset: int) -> ir.Model:
             marked.replace_quantizer(site.name, nn.Identity())
             continue
         marked.replace_quantizer(site.name, Marker(student.grid(site), site.kind, site.layer))
-    return trace_network(marked, student.input_shape, opset)
-
-
-def trace_network(network: nn.Module, input_shape: tuple[int, int, int], opset: int) -> ir.Model:
-    """Any network of one image batch as an ONNX graph, batch axis dynamic.
-
-    Raises:
-        ExportError: PyTorch cannot trace it; its own message is repeated.
-    """
-    example = torch.zeros(2, *input_shape, device=next(network.parameters()).device)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside the exporter are not the user's to act on
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                opset_version=opset,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
-        msg = f"PyTorch cannot trace {type(network).__name__} for ONNX: {error}"
-        raise ExportError(msg) from error
-    if program is None:
-        msg = "PyTorch's exporter returned nothing."
-        raise ExportError(msg)
-    return program.model
+    for module in marked.modules():
+        if type(module) is nn.ModuleDict:
+            module.__class__ = _LargeModuleDict
+    return trace_network(marked, student.input_shape, opset, root=NETWORK)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from dfq_plugin.export.markers import DOMAIN, MARKER
+DOMAIN = "dfq"
+MARKER = "QuantizeDequantize"
 
 
 class Surgeon:
@@ -42,6 +43,10 @@ class Surgeon:
         self._shared[key] = value
         return value
 
+    def integers(self, name: str, values: Sequence[int]) -> ir.Value:
+        """An int64 initializer, as axes, shapes and amounts are given to operators."""
+        return self.constant(name, np.array(values, dtype=np.int64))
+
     def insert(
         self,
         where: ir.Node,
@@ -50,12 +55,12 @@ class Surgeon:
         attributes: Mapping[str, Any] | None = None,
         *,
         name: str,
-        dtype: ir.DataType,
-        shape: ir.Shape | None,
+        dtype: ir.DataType | None = ir.DataType.FLOAT,
+        shape: ir.Shape | None = None,
         after: bool = False,
     ) -> ir.Value:
         """Insert a standard operator before (or after) ``where``; returns its output."""
-        output = ir.Value(name=self.unique(name), shape=shape, type=ir.TensorType(dtype))
+        output = ir.Value(name=self.unique(name), shape=shape, type=None if dtype is None else ir.TensorType(dtype))
         node = ir.node(op_type, inputs, dict(attributes or {}), outputs=[output], name=output.name)
         if after:
             self.graph.insert_after(where, node)
@@ -87,14 +92,33 @@ def array_of(value: ir.Value | None) -> npt.NDArray[Any] | None:
     return None if tensor is None else tensor.numpy()
 
 
-def is_marker(node: ir.Node | None) -> bool:
-    """Whether a node stands for a quantizer."""
-    return node is not None and node.domain == DOMAIN and node.op_type == MARKER
+def is_marker(node: ir.Node | None, kind: str | None = None) -> bool:
+    """Whether a node stands for a quantizer, of weights or activations where ``kind`` says so."""
+    if node is None or node.domain != DOMAIN or node.op_type != MARKER:
+        return False
+    return kind is None or attribute(node, "kind") == kind
+
+
+def markers(graph: ir.Graph, kind: str) -> Iterator[ir.Node]:
+    """The nodes that stand for quantizers of weights or of activations, as they are now."""
+    return (node for node in list(graph) if is_marker(node, kind))
 
 
 def readers(value: ir.Value) -> list[ir.Node]:
     """The nodes that read a value."""
     return [use.node for use in value.uses()]
+
+
+def sole_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value, or None when several do or the graph hands it out."""
+    found = readers(value)
+    return found[0] if len(found) == 1 and not value.is_graph_output() else None
+
+
+def maker_of(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node that makes a value; None when there is none, or none of these types."""
+    maker = None if value is None else value.producer()
+    return maker if maker is not None and (not op_types or maker.op_type in op_types) else None
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:  # noqa: ANN401 - ONNX attributes are of any type
@@ -105,3 +129,10 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:  # noqa: AN
 def scalar(value: float | int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """A 0-d array."""
     return np.array(value, dtype=dtype)
+
+
+def sizes_of(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """The size of each axis of a value, None for one that is only known at run time; None without a known rank."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(size if isinstance(size, int) else None for size in value.shape)

@@ -14,7 +14,7 @@ from dfq_plugin.student import Student
 from dfq_plugin.validation.accuracy import Quality, compare_logits, layer_sqnr, onnx_logits, torch_logits
 from dfq_plugin.validation.census import Census, require_integer, take_census
 from dfq_plugin.validation.parity import Parity, compare, require_equal
-from dfq_plugin.validation.runtime import open_session
+from dfq_plugin.validation.runtime import open_session, size_on_disk
 from dfq_plugin.validation.speed import Latency, measure
 
 __all__ = ["Census", "Latency", "Parity", "Quality", "Verdict", "assess", "validate"]
@@ -31,7 +31,7 @@ class Verdict:
         census: operators on integer kernels and in float.
         parity: code-by-code comparison with the integer reference.
         latency: float and integer milliseconds; None when no float file was given.
-        size_bytes: of the file.
+        size_bytes: of the file, with the weights that it keeps beside it.
         sqnr_db: per quantized tensor, in dB.
     """
 
@@ -65,21 +65,25 @@ def validate(
     census = take_census(path)
     if settings.require_integer:
         require_integer(census, path)
-    parity = compare(path, images.numpy(), settings.parity_codes)
-    require_equal(parity, path)
+    in_float = [node.name for node in census.float_nodes]
+    tolerance = settings.parity_tolerance
+    parity = compare(path, images.numpy(), settings.parity_codes, tolerance=tolerance, in_float=in_float)
+    if not census.is_weight_only:
+        require_equal(parity, path)
     latency = None
     if float_path is not None and settings.latency_runs > 0:
         latency = measure(float_path, path, student.input_shape, settings.latency_runs)
     ratios = layer_sqnr(student, images[:SQNR_IMAGES])
     logger.info(
-        "%d integer and %d float operators; %d codes compared on %d images, %d mismatches.",
+        "%d integer and %d float operators; %d codes compared on %d images, %d mismatches, largest difference %d.",
         census.integer,
         census.float,
         parity.codes_compared,
         parity.images,
         parity.mismatches,
+        parity.max_difference,
     )
-    return Verdict(census, parity, latency, Path(path).stat().st_size, tuple(ratios))
+    return Verdict(census, parity, latency, size_on_disk(path), tuple(ratios))
 
 
 def assess(path: str | Path, student: Student, teacher: nn.Module, evidence: LabelledImages) -> dict[str, Quality]:

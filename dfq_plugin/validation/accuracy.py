@@ -22,8 +22,8 @@ class Quality:
     """One network against the teacher, on one set of images.
 
     Attributes:
-        agreement: percent of images whose top class is the teacher's.
-        accuracy: percent of images whose top class is their label; None without labels.
+        agreement: percent of images, or of places in them, whose top class is the teacher's.
+        accuracy: percent of those whose top class is their label; None without labels.
         kl: mean KL divergence from the teacher's class probabilities, nats.
         sqnr_db: signal-to-noise ratio of the logits, dB.
     """
@@ -35,7 +35,7 @@ class Quality:
 
 
 def torch_logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits of a PyTorch network, (N, classes), on the CPU; the network's mode is put back afterwards."""
+    """Logits of a PyTorch network, (N, classes, places...), on the CPU; the network's mode is put back afterwards."""
     device = next(network.parameters()).device
     training = network.training
     network.eval()
@@ -46,17 +46,23 @@ def torch_logits(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def onnx_logits(session: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - onnxruntime ships no types
-    """Logits of an onnxruntime session, (N, classes)."""
+    """Logits of an onnxruntime session, (N, classes, places...)."""
     return torch.cat([torch.from_numpy(run(session, batch.numpy())[0]) for batch in images.split(BATCH)])
 
 
 def compare_logits(logits: Tensor, teacher_logits: Tensor, labels: Tensor | None) -> Quality:
-    """Quality of ``logits`` against the teacher's, both (N, classes); ``labels`` is (N,) or None."""
+    """Quality of ``logits`` against the teacher's.
+
+    Args:
+        logits: (N, classes), or (N, classes, H, W) and the like where every place of an image has a class.
+        teacher_logits: as ``logits``.
+        labels: (N,) or (N, H, W) as the top classes are, or None. Labels of another shape say nothing about them.
+    """
     top = logits.argmax(dim=1)
     divergence = F.kl_div(logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="none", log_target=True)
     return Quality(
         agreement=percent(top == teacher_logits.argmax(dim=1)),
-        accuracy=None if labels is None else percent(top == labels),
+        accuracy=None if labels is None or labels.shape != top.shape else percent(top == labels),
         kl=divergence.sum(dim=1).mean().item(),
         sqnr_db=sqnr(teacher_logits, logits),
     )

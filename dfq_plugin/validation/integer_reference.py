@@ -1,44 +1,28 @@
 """An independent run of an exported file: integer arithmetic in numpy and torch, without onnxruntime.
 
-The graph is read operator by operator. A tensor behind DequantizeLinear stays codes with a grid; a product of two such
-tensors stays an exact integer sum until a QuantizeLinear asks for codes or the graph's output asks for float. Operators
-that have no integer form here give an ``UNKNOWN`` value; codes behind them are taken from the run that is checked, and
-are not counted as compared.
+The graph is read operator by operator. A tensor behind DequantizeLinear stays codes with a grid. An operator that
+onnxruntime runs as one integer kernel together with the QuantizeLinear behind it gives codes at once; one that
+computes in float has an exact value only where IEEE 754 leaves no choice. Every other operator gives ``UNKNOWN``; codes
+behind it are taken from the run that is checked, and are not counted as compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import numpy_helper
-from torch.nn import functional as F
 
 from dfq_plugin.errors import UnsupportedModelError
-from dfq_plugin.validation.arithmetic import (
-    Accumulator,
-    Array,
-    Codes,
-    Pooled,
-    Sum,
-    convolve,
-    multiply,
-    pool_globally,
-    quantize,
-)
-
-Pending = Accumulator | Sum | Pooled
-
-
-class Unknown:
-    """The value of an operator that only exists in float."""
-
-
-UNKNOWN = Unknown()
+from dfq_plugin.validation.arithmetic import Array, Codes
+from dfq_plugin.validation.fusion import Wiring
+from dfq_plugin.validation.library import MOVEMENT, OneNodeModels
+from dfq_plugin.validation.operators import UNKNOWN, Operator, Unknown, Value, apply
+from dfq_plugin.validation.products import Accumulator
 
 
 @dataclass(frozen=True)
@@ -55,204 +39,121 @@ class ReferenceRun:
 
 
 class IntegerReference:
-    """Runs one exported model in exact integer arithmetic."""
+    """Runs one exported model in exact integer arithmetic.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._graph = model.graph
-        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self._output = model.graph.output[0].name
+    Args:
+        model: external data may be left unread when ``folder`` says where it lies.
+        folder: of the file.
+        in_float: names of nodes that onnxruntime was seen to run in float; products among them are not computed here.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path | None = None, in_float: Collection[str] = ()) -> None:
+        graph = model.graph
+        base = "" if folder is None else str(folder)
+        self._input, self._output = graph.input[0].name, graph.output[0].name
+        self._constants: dict[str, Any] = {
+            tensor.name: numpy_helper.to_array(tensor, base) for tensor in graph.initializer
+        }
+        self._library = OneNodeModels(model.opset_import)
+        wiring = Wiring(graph, self._constants)
+        names = set(in_float)
+        self._operators = [_survey(node, wiring, (node.name or node.output[0]) in names) for node in graph.node]
+        self._fold_constants()
+        self._last_reader = {name: step for step, each in enumerate(self._operators) for name in each.node.input}
 
     def run(self, images: Array, given: Mapping[str, Array]) -> ReferenceRun:
         """Run ``images``, (N, C, H, W) float32.
 
         Args:
             images: the input.
-            given: codes to continue with behind operators that only exist in float.
+            given: codes to continue with behind operators that have no exact form here.
         """
-        values: dict[str, Any] = {**self._constants, self._graph.input[0].name: images}
-        computed: dict[str, Array] = {}
-        for node in self._graph.node:
-            inputs = [values[name] if name else None for name in node.input]
-            result = self._apply(node, inputs)
-            name = node.output[0]
-            if isinstance(result, np.ndarray) and result.dtype == np.uint8 and name not in self._constants:
-                computed[name] = result
-            elif isinstance(result, Unknown) and name in given:
-                result = given[name]
-            values.update(dict.fromkeys(node.output, UNKNOWN))
-            values[name] = result
-        final = values[self._output]
-        return ReferenceRun(computed, final.to_float() if isinstance(final, Accumulator) else None)
+        codes, output = {}, None
+        for name, array in self.steps(images, given):
+            if array.dtype == np.uint8:
+                codes[name] = array
+            else:
+                output = array
+        return ReferenceRun(codes, output)
 
-    def _apply(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:  # noqa: ANN401 - codes, sums or floats
-        rule = RULES.get(node.op_type)
-        if rule is None or any(isinstance(value, Unknown) for value in inputs):
-            return UNKNOWN
-        attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        return rule(inputs, attributes)
+    def steps(self, images: Array, given: Mapping[str, Array], *, follow: bool = False) -> Iterator[tuple[str, Array]]:
+        """Run ``images`` and hand out every tensor of codes as soon as it is known, and the float output last.
 
+        Args:
+            images: (N, C, H, W) float32.
+            given: codes to continue with behind operators that have no exact form here.
+            follow: continue with the given codes everywhere, so that one difference does not cause others.
+        """
+        values: dict[str, Value] = {self._input: images}
+        for step, operator in enumerate(self._operators):
+            results = self._evaluate(operator, [self._read(name, values) for name in operator.node.input])
+            for name, result in zip(operator.node.output, results, strict=True):
+                if isinstance(result, np.ndarray) and result.dtype == np.uint8:
+                    yield name, result
+                values[name] = given[name] if name in given and (follow or isinstance(result, Unknown)) else result
+            for name in {*operator.node.input, *operator.node.output}:
+                if self._last_reader.get(name, -1) <= step and name != self._output:
+                    values.pop(name, None)  # nothing reads it any more
+        final = values.get(self._output, UNKNOWN)
+        if isinstance(final, Codes):
+            final = final.values
+        if isinstance(final, np.ndarray) and final.dtype != np.uint8:
+            yield self._output, final
 
-Rule = Callable[[list[Any], dict[str, Any]], Any]
-RULES: dict[str, Rule] = {}
+    def _read(self, name: str, values: Mapping[str, Value]) -> Any:  # noqa: ANN401 - a value, or None for no input
+        return None if not name else self._constants[name] if name in self._constants else values[name]
 
+    def _evaluate(self, operator: Operator, inputs: list[Any]) -> Sequence[Value]:
+        """What a node makes of its inputs, one value per output."""
+        node = operator.node
+        unknown = [UNKNOWN] * len(node.output)
+        if any(isinstance(value, Unknown) for value in inputs):
+            return unknown
+        result = apply(operator, inputs)
+        if result is not None:
+            return [result]
+        if any(isinstance(value, Accumulator) for value in inputs):
+            return unknown
+        source = inputs[0] if inputs else None
+        if isinstance(source, Codes) and source.grid is not None and node.op_type in MOVEMENT - {"Pad"}:
+            moved = self._library.evaluate(node, [source.codes, *inputs[1:]])
+            return unknown if moved is None else [source.moved(codes) for codes in moved]
+        arrays = [value.values if isinstance(value, Codes) else value for value in inputs]
+        return self._library.evaluate(node, arrays) or unknown
 
-def _rule(*op_types: str) -> Callable[[Rule], Rule]:
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(op_types, function))
-        return function
-
-    return register
-
-
-def _movement(*op_types: str) -> Callable[[Rule], Rule]:
-    """A rule that only moves numbers: codes, images and constants, but no sum that waits to be requantized."""
-
-    def register(function: Rule) -> Rule:
-        def on_arrays(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-            return function(inputs, attributes) if isinstance(inputs[0], np.ndarray) else UNKNOWN
-
-        return _rule(*op_types)(on_arrays)
-
-    return register
-
-
-@_rule("QuantizeLinear")
-def _quantize(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    values, step, zero = inputs
-    if isinstance(values, Pending):
-        return values.requantize(np.float32(step), int(zero))
-    return quantize(values, np.float32(step), int(zero)) if isinstance(values, np.ndarray) else UNKNOWN
-
-
-@_rule("DequantizeLinear")
-def _dequantize(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    codes, step, zero = inputs
-    if np.size(zero) > 1:
-        shape = [1] * codes.ndim
-        shape[attributes.get("axis", 1)] = -1
-        zero = zero.reshape(shape)
-    return Codes(codes, step, zero)
-
-
-@_movement("Cast")
-def _cast(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
+    def _fold_constants(self) -> None:
+        """Evaluate what depends on no image once: unpacking weights can cost more than using them."""
+        left = []
+        for operator in self._operators:
+            if all(not name or name in self._constants for name in operator.node.input):
+                inputs = [self._read(name, {}) for name in operator.node.input]
+                self._constants.update(zip(operator.node.output, self._evaluate(operator, inputs), strict=True))
+            else:
+                left.append(operator)
+        self._operators = left
+        needed = {name for operator in left for name in operator.node.input}
+        self._constants = {name: value for name, value in self._constants.items() if name in needed | {self._output}}
 
 
-@_rule("Clip")
-def _clip(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    values, low, high = inputs
-    return np.clip(values, low, high) if _are_codes(values) else UNKNOWN
+def _survey(node: onnx.NodeProto, wiring: Wiring, in_float: bool) -> Operator:  # noqa: FBT001 - a fact, no switch
+    """A node with what matters of its surroundings."""
+    name = node.output[0]
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    grid = None if in_float else wiring.grid_behind(name)
+    float_product = in_float or (grid is None and wiring.is_quantized_directly(name))
+    has_bias_behind = node.op_type == "MatMul" and wiring.has_bias_behind(name)
+    return Operator(node, attributes, grid, float_product, has_bias_behind, wiring.is_static)
 
 
-@_rule("Relu")
-def _relu(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    return inputs[0].rectify() if isinstance(inputs[0], Accumulator | Sum) else UNKNOWN
-
-
-@_rule("Conv")
-def _conv(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    if not all(isinstance(value, Codes) for value in inputs if value is not None):
-        return UNKNOWN
-    spatial = inputs[1].codes.ndim - 2
-    return convolve(
-        inputs[0],
-        inputs[1],
-        inputs[2] if len(inputs) > 2 else None,
-        strides=attributes.get("strides", [1] * spatial),
-        pads=attributes.get("pads", [0] * 2 * spatial),
-        dilations=attributes.get("dilations", [1] * spatial),
-        group=attributes.get("group", 1),
-    )
-
-
-@_rule("Gemm", "MatMul")
-def _product(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    if not all(isinstance(value, Codes) for value in inputs if value is not None) or attributes.get("transA"):
-        return UNKNOWN
-    bias = inputs[2] if len(inputs) > 2 else None
-    return multiply(inputs[0], inputs[1], bias, transpose_right=bool(attributes.get("transB", 0)))
-
-
-@_rule("Add")
-def _add(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    left, right = inputs
-    return Sum(left, right) if isinstance(left, Codes) and isinstance(right, Codes) else UNKNOWN
-
-
-@_rule("GlobalAveragePool")
-def _global_pool(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    return pool_globally(inputs[0]) if isinstance(inputs[0], Codes) else UNKNOWN
-
-
-@_rule("MaxPool")
-def _max_pool(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    codes, kernel = inputs[0], attributes["kernel_shape"]
-    if not _are_codes(codes) or len(kernel) != 2 or attributes.get("ceil_mode", 0):
-        return UNKNOWN
-    top, left, bottom, right = attributes.get("pads", [0] * 4)
-    padded = F.pad(torch.from_numpy(codes.astype(np.float32)), [left, right, top, bottom])  # codes are >= 0
-    strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
-    return F.max_pool2d(padded, kernel, strides, 0, dilations).numpy().astype(np.uint8)
-
-
-@_rule("Reshape")
-def _reshape(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    values, shape = inputs
-    if not isinstance(values, np.ndarray | Pooled):
-        return UNKNOWN
-    before = values.total.shape if isinstance(values, Pooled) else values.shape
-    keep = not attributes.get("allowzero", 0)
-    return values.reshape([before[i] if size == 0 and keep else int(size) for i, size in enumerate(shape)])
-
-
-@_movement("Transpose")
-def _transpose(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    return inputs[0].transpose(attributes.get("perm"))
-
-
-@_movement("Squeeze")
-def _squeeze(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    return np.squeeze(inputs[0], tuple(inputs[1]) if len(inputs) > 1 else None)
-
-
-@_movement("Unsqueeze")
-def _unsqueeze(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    return np.expand_dims(inputs[0], tuple(inputs[1]))
-
-
-@_rule("Identity")
-def _identity(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    return inputs[0]
-
-
-@_movement("Slice")
-def _slice(inputs: list[Any], _: dict[str, Any]) -> Any:  # noqa: ANN401
-    codes, starts, ends = inputs[:3]
-    axes = inputs[3] if len(inputs) > 3 else range(len(starts))
-    steps = inputs[4] if len(inputs) > 4 else [1] * len(starts)
-    cut = [slice(None)] * codes.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        cut[int(axis)] = slice(int(start), int(end), int(step))
-    return codes[tuple(cut)]
-
-
-@_movement("Pad")
-def _pad(inputs: list[Any], attributes: dict[str, Any]) -> Any:  # noqa: ANN401
-    codes, amounts = inputs[:2]
-    if attributes.get("mode", b"constant") != b"constant" or len(inputs) > 3:
-        return UNKNOWN
-    half = len(amounts) // 2
-    widths = [(int(amounts[axis]), int(amounts[axis + half])) for axis in range(half)]
-    return np.pad(codes, widths, constant_values=inputs[2] if len(inputs) > 2 else 0)
-
-
-def _are_codes(value: object) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8
-
-
-def open_reference(model: onnx.ModelProto) -> IntegerReference:
+def open_reference(
+    model: onnx.ModelProto, folder: Path | None = None, in_float: Collection[str] = ()
+) -> IntegerReference:
     """The reference for a model with one input and one output.
+
+    Args:
+        model: external data may be left unread when ``folder`` says where it lies.
+        folder: of the file.
+        in_float: names of nodes that onnxruntime was seen to run in float.
 
     Raises:
         UnsupportedModelError: it has several.
@@ -261,4 +162,4 @@ def open_reference(model: onnx.ModelProto) -> IntegerReference:
         inputs, outputs = len(model.graph.input), len(model.graph.output)
         msg = f"The model has {inputs} inputs and {outputs} outputs; one of each is needed."
         raise UnsupportedModelError(msg)
-    return IntegerReference(model)
+    return IntegerReference(model, folder, in_float)

@@ -7,19 +7,25 @@ bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 
 from dfq_plugin.errors import ValidationError
-from dfq_plugin.validation.integer_reference import open_reference
+from dfq_plugin.validation.arithmetic import UINT8_MAX, Array
+from dfq_plugin.validation.integer_reference import IntegerReference, open_reference
+from dfq_plugin.validation.library import MOVEMENT
 from dfq_plugin.validation.runtime import load_proto, open_session, run
 
-CODE_MAKERS = frozenset({"QuantizeLinear", "Clip", "MaxPool", "Slice", "Pad"})
+CODE_MAKERS = MOVEMENT | {"Clip", "Concat", "Max", "MaxPool", "Min", "Resize"}  # make codes when they read codes
+RENAMED = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})  # the same codes in the same order
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,14 @@ class Parity:
 
     Attributes:
         codes_compared: how many codes.
-        mismatches: how many of them differ.
+        mismatches: how many of them differ, by more than the tolerance where one was allowed.
         tensors: how many tensors of codes were compared.
         tensors_taken: how many stand behind a float operator and were taken over instead.
-        logits_equal: whether the logits agree bit by bit; None when a float operator stands in front of them.
+        logits_equal: whether the logits agree bit by bit; None when a float operator stands in front of them, or when
+            codes may differ.
         images: how many images were run.
         worst: tensors that differ, with their count, most first.
+        max_difference: the largest difference between two codes.
     """
 
     codes_compared: int
@@ -43,9 +51,18 @@ class Parity:
     logits_equal: bool | None
     images: int
     worst: tuple[tuple[str, int], ...] = ()
+    max_difference: ClassVar[int] = 0  # set on the instance: the keys of a report's parity section are fixed
 
 
-def compare(path: str | Path, images: npt.NDArray[np.float32], min_codes: int, batch_size: int = 4) -> Parity:
+def compare(
+    path: str | Path,
+    images: npt.NDArray[np.float32],
+    min_codes: int,
+    batch_size: int = 4,
+    *,
+    tolerance: int = 0,
+    in_float: Collection[str] = (),
+) -> Parity:
     """Compare onnxruntime with the integer reference on as many images as make ``min_codes`` codes.
 
     Args:
@@ -53,37 +70,29 @@ def compare(path: str | Path, images: npt.NDArray[np.float32], min_codes: int, b
         images: (N, C, H, W) float32 in the network's input space.
         min_codes: stop once this many codes were compared, or when the images are used up.
         batch_size: images run at a time; bounds memory.
+        tolerance: codes may differ by this much; the reference then goes on with onnxruntime's codes, so that a
+            difference does not grow from layer to layer.
+        in_float: names of nodes that run in float, as the census found; what they make is taken over.
+
+    Raises:
+        ValidationError: onnxruntime cannot load the file, or computes other logits once its codes are visible.
     """
+    path = Path(path)
     model = load_proto(path)
-    reference = open_reference(model)
-    shipped, watched = open_session(Path(path)), open_session(_expose_codes(model).SerializeToString())
-    names = [output.name for output in watched.get_outputs()]
-    compared = used = 0
-    taken: set[str] = set()
-    differing: dict[str, int] = {}
-    tensors: set[str] = set()
-    logits_equal: bool | None = None
+    reference = open_reference(model, path.parent, in_float)
+    shipped = open_session(path)
+    watched = open_session(_expose_codes(model).SerializeToString(), folder=path.parent)
+    tally = _Tally(tolerance)
     for batch in _batches(images, batch_size):
-        outputs = dict(zip(names, run(watched, batch), strict=True))
-        logits = outputs.pop(names[0])
-        if not np.array_equal(logits, run(shipped, batch)[0]):
+        outputs = _watch(watched, batch)
+        logits = outputs.pop(model.graph.output[0].name)
+        if not np.array_equal(logits, run(shipped, batch)[0], equal_nan=True):
             msg = f"{path}: making its codes visible changes its logits, so they cannot be compared."
             raise ValidationError(msg)
-        result = reference.run(batch, outputs)
-        taken |= outputs.keys() - result.codes.keys()
-        for name in outputs.keys() & result.codes.keys():
-            tensors.add(name)
-            compared += outputs[name].size
-            wrong = int(np.count_nonzero(outputs[name] != result.codes[name]))
-            if wrong:
-                differing[name] = differing.get(name, 0) + wrong
-        if result.output is not None:
-            logits_equal = bool(np.array_equal(result.output, logits)) and logits_equal is not False
-        used += len(batch)
-        if compared >= min_codes:
+        tally.count(reference, batch, outputs, logits)
+        if tally.compared >= min_codes:
             break
-    worst = tuple(sorted(differing.items(), key=lambda item: -item[1]))
-    return Parity(compared, sum(differing.values()), len(tensors), len(taken), logits_equal, used, worst)
+    return tally.result()
 
 
 def require_equal(parity: Parity, path: str | Path) -> None:
@@ -97,11 +106,65 @@ def require_equal(parity: Parity, path: str | Path) -> None:
         raise ValidationError(msg)
     if parity.mismatches or parity.logits_equal is False:
         listed = ", ".join(f"{name} ({count})" for name, count in parity.worst[:5]) or "the logits"
+        by = f", by up to {parity.max_difference}" if parity.mismatches else ""
         msg = (
             f"{path}: onnxruntime and the integer reference differ in {parity.mismatches} of {parity.codes_compared} "
-            f"codes: {listed}."
+            f"codes{by}: {listed}."
         )
         raise ValidationError(msg)
+
+
+@dataclass
+class _Tally:
+    """Counts of what was compared so far."""
+
+    tolerance: int
+    compared: int = 0
+    images: int = 0
+    largest: int = 0
+    tensors: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+    differing: Counter[str] = field(default_factory=Counter)
+    logits_equal: bool | None = None
+
+    def count(self, reference: IntegerReference, batch: Array, outputs: dict[str, Array], logits: Array) -> None:
+        """Run the reference and compare each tensor of codes as soon as it is there."""
+        untouched = set(outputs)
+        for name, array in reference.steps(batch, outputs, follow=self.tolerance > 0):
+            if name in untouched:
+                untouched.remove(name)
+                self._compare(name, outputs[name], array)
+            elif array.dtype == np.float32:
+                same = np.array_equal(array, logits, equal_nan=True)
+                self.logits_equal = None if self.tolerance else same and self.logits_equal is not False
+        self.taken |= untouched
+        self.images += len(batch)
+
+    def _compare(self, name: str, found: Array, expected: Array) -> None:
+        self.tensors.add(name)
+        self.compared += found.size
+        if found.shape == expected.shape:
+            difference = np.abs(found.astype(np.int16) - expected)
+        else:
+            difference = np.full(found.shape, UINT8_MAX, dtype=np.int16)
+        self.largest = max(self.largest, int(difference.max(initial=0)))
+        wrong = int(np.count_nonzero(difference > self.tolerance))
+        if wrong:
+            self.differing[name] += wrong
+
+    def result(self) -> Parity:
+        """The outcome so far."""
+        parity = Parity(
+            self.compared,
+            self.differing.total(),
+            len(self.tensors),
+            len(self.taken),
+            self.logits_equal,
+            self.images,
+            tuple(self.differing.most_common()),
+        )
+        object.__setattr__(parity, "max_difference", self.largest)
+        return parity
 
 
 def _expose_codes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -109,12 +172,22 @@ def _expose_codes(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     codes: set[str] = set()
+    present = {output.name for output in copy.graph.output}
     for node in copy.graph.node:
-        if node.op_type == "QuantizeLinear" or (node.op_type in CODE_MAKERS and node.input[0] in codes):
-            codes.add(node.output[0])
-            kind = onnx.helper.make_tensor_type_proto(onnx.TensorProto.UINT8, None)
-            copy.graph.output.append(onnx.helper.make_value_info(node.output[0], kind))
+        if node.op_type != "QuantizeLinear" and not (node.op_type in CODE_MAKERS and node.input[0] in codes):
+            continue
+        codes.update(node.output)
+        for name in () if node.op_type in RENAMED else node.output:
+            if name not in present:
+                kind = onnx.helper.make_tensor_type_proto(onnx.TensorProto.UINT8, None)
+                copy.graph.output.append(onnx.helper.make_value_info(name, kind))
     return copy
+
+
+def _watch(session: onnxruntime.InferenceSession, batch: npt.NDArray[np.float32]) -> dict[str, Array]:
+    """Every output of a session by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, run(session, batch), strict=True))
 
 
 def _batches(images: npt.NDArray[np.float32], size: int) -> Iterator[npt.NDArray[np.float32]]:

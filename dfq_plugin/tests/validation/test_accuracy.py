@@ -34,6 +34,26 @@ def test_divergence_is_from_the_teacher_summed_over_classes_and_averaged_over_im
     assert compare_logits(teacher, teacher, None).kl == pytest.approx(0.0, abs=1e-7)
 
 
+class TestDenseOutput:
+    """Two images of two places each: the student errs at one of the four."""
+
+    TEACHER = TEACHER.reshape(2, 2, 2).transpose(1, 2)
+    STUDENT = STUDENT.reshape(2, 2, 2).transpose(1, 2)
+
+    def test_agreement_is_of_places(self) -> None:
+        assert compare_logits(self.STUDENT, self.TEACHER, None).agreement == 75.0
+
+    def test_accuracy_needs_a_label_for_every_place(self) -> None:
+        labels = torch.tensor([[1, 1], [1, 0]])
+        assert compare_logits(self.STUDENT, self.TEACHER, labels).accuracy == 50.0
+        assert compare_logits(self.STUDENT, self.TEACHER, torch.tensor([1, 0])).accuracy is None
+
+    def test_divergence_is_summed_over_classes_and_averaged_over_places(self) -> None:
+        dense, flat = compare_logits(self.STUDENT, self.TEACHER, None), compare_logits(STUDENT, TEACHER, None)
+        assert dense.kl == pytest.approx(flat.kl, rel=1e-6)
+        assert dense.sqnr_db == pytest.approx(flat.sqnr_db)
+
+
 def test_noise_is_in_decibels_of_the_teachers_power() -> None:
     assert sqnr(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.5])) == pytest.approx(20.0)  # 25 / 0.25
     assert sqnr(torch.tensor([1.0]), torch.tensor([-9.0])) == pytest.approx(-20.0)

@@ -1,0 +1,1 @@
+"""Tests of the stage export that need no ONNX."""
