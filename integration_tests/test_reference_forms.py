@@ -7,13 +7,17 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
+import torch
 from onnx import TensorProto
 
 from dfq_plugin.errors import ValidationError
+from dfq_plugin.validation.accuracy import compare_logits, onnx_logits
 from dfq_plugin.validation.census import take_census
 from dfq_plugin.validation.parity import compare, require_equal
 from dfq_plugin.validation.products import Accumulator
+from dfq_plugin.validation.runtime import open_session, size_on_disk
 from integration_tests.graphs import GraphBuilder
 from integration_tests.reference_checks import IMAGES, RANDOM, STEP, ZERO, check, near_ties, steps, weight
 
@@ -105,6 +109,43 @@ def bit_planes(graph: GraphBuilder, codes: Any, bits: int) -> str:
     summed = graph.node("ReduceSum", graph.node("Mul", used, worth), graph.constant([0], np.int64), keepdims=0)
     signed = graph.node("Cast", graph.node("Sub", summed, graph.constant(offset, np.int32)), to=TensorProto.INT8)
     return graph.node("Reshape", signed, graph.constant(codes.shape, np.int64))
+
+
+def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+    graph = GraphBuilder(6, 9, 9)
+    product = graph.node("Conv", graph.requantize("images", STEP, ZERO), graph.weight(weight(8, 6, 3, 3), steps(8)))
+    path = graph.save(tmp_path / "whole.onnx", graph.requantize(product, 1 / 16, 99))
+    split = tmp_path / "split.onnx"
+    onnx.save(onnx.load(path), split, save_as_external_data=True, location="weights", size_threshold=100)
+    assert (tmp_path / "weights").stat().st_size >= 8 * 6 * 3 * 3
+    assert compare(split, IMAGES, 10**9) == compare(path, IMAGES, 10**9)
+    assert take_census(split) == take_census(path)
+    assert size_on_disk(split) == split.stat().st_size + (tmp_path / "weights").stat().st_size
+
+
+@pytest.mark.parametrize("resized", [False, True], ids=["codes", "resized"])
+def test_dense_output(resized: bool, tmp_path: Path) -> None:
+    graph = GraphBuilder(6, 9, 9)
+    scores = graph.node("Conv", graph.requantize("images", STEP, ZERO), graph.weight(weight(4, 6, 1, 1), steps(4)))
+    scores = graph.requantize(scores, 1 / 4, 128)
+    if resized:
+        scores = graph.node("Resize", scores, "", graph.constant([1, 1, 2, 2], np.float32), mode="linear")
+    path = graph.save(tmp_path / "graph.onnx", scores)
+    parity = compare(path, IMAGES, 10**9)
+    assert (parity.mismatches, parity.tensors_taken) == (0, 0)
+    assert parity.logits_equal is (None if resized else True)  # no integer kernel resizes linearly
+    logits = onnx_logits(open_session(path), torch.from_numpy(IMAGES))
+    assert logits.shape == ((8, 4, 18, 18) if resized else (8, 4, 9, 9))
+    quality = compare_logits(logits, logits, None)
+    assert (quality.agreement, quality.accuracy) == (100.0, None)
+
+
+def test_model_that_stops_at_a_node_is_said_to(tmp_path: Path) -> None:
+    graph = GraphBuilder(6, 9, 9)
+    pooled = graph.node("GlobalAveragePool", graph.requantize("images", 1.0, 0))
+    path = graph.save(tmp_path / "graph.onnx", graph.requantize(pooled, 1e-5, 0))
+    with pytest.raises(ValidationError, match=r"loads the model but cannot run it: .*out of computation range"):
+        compare(path, IMAGES, 1)
 
 
 def test_other_rounding_is_accepted_within_the_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,13 +56,15 @@ class _ParityDetails(TypedDict, total=False):
     logits_equal: bool | None
     images: int
     worst: Sequence[tuple[str, int]]
+    max_difference: int
 
 
 class Parity(_ParityDetails):
     """Integer codes compared with the integer reference, how many differ, over how many tensors.
 
     May also say how many tensors stand behind a float operator and were not compared (``tensors_taken``), whether the
-    logits are equal bit by bit (``logits_equal``), on how many images, and the tensors that differ with their counts.
+    logits are equal bit by bit (``logits_equal``), on how many images, the tensors that differ with their counts, and by
+    how much at most (``max_difference``).
     """
 
     codes_compared: int

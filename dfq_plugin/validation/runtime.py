@@ -59,8 +59,16 @@ def open_session(
 
 
 def run(session: onnxruntime.InferenceSession, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-    """Every output for ``images``, (N, C, H, W)."""
-    outputs: list[npt.NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: images})
+    """Every output for ``images``, (N, C, H, W).
+
+    Raises:
+        ValidationError: onnxruntime stops at a node; its message is repeated.
+    """
+    try:
+        outputs: list[npt.NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: images})
+    except Exception as error:  # of onnxruntime's own classes, as when a model is loaded
+        msg = f"onnxruntime loads the model but cannot run it: {error}"
+        raise ValidationError(msg) from error
     return outputs
 
 

@@ -117,7 +117,10 @@ class TestTakingOver:
 
     def test_given_codes_never_replace_what_the_reference_computes(self) -> None:
         wrong = np.zeros((1, 1, 2, 2), dtype=np.uint8)
-        assert run(output="values", given={"codes": wrong}).codes["codes"].tolist() == [[[[10, 12], [14, 16]]]]
+        found = run(output="values", given={"codes": wrong})
+        assert found.codes["codes"].tolist() == [[[[10, 12], [14, 16]]]]
+        assert found.output is not None
+        assert found.output.tolist() == IMAGES.tolist()
 
     def test_nothing_is_known_behind_a_float_operator_without_given_codes(self) -> None:
         found = run(*ISLAND, ("MaxPool", ["behind"], "next", {"kernel_shape": [2, 2]}))

@@ -26,7 +26,7 @@ ROWS: list[Node] = [
     ("Reshape", ["codes", "rows"], "row_codes"),
     ("DequantizeLinear", ["row_codes", "half", "ten"], "row_values"),
 ]
-ROW_SHAPE = {"rows": np.array([2, -1])}
+ROW_SHAPE: dict[str, Any] = {"rows": np.array([2, -1])}
 CONV: Node = ("Conv", ["values", "w"], "result")
 
 
@@ -193,7 +193,13 @@ def test_movement_between_an_operator_and_its_quantizer_moves_the_codes(
     moved: Node = (node[0], ["result", *node[1][1:]], "moved", *node[3:])
     unit: Node = ("DequantizeLinear", ["u", "one", "zero"], "ones")
     back: Node = ("QuantizeLinear", ["moved", "half", "ten"], "next")
-    assert next_codes(unit, identity, moved, back, u=np.uint8([1]), **constants) == expected
+    assert next_codes(unit, identity, moved, back, u=np.array([1], dtype=np.uint8), **constants) == expected
+
+
+def test_values_that_are_moved_are_still_operands_of_an_integer_product() -> None:
+    turned: Node = ("Transpose", ["row_values"], "turned", {"perm": [1, 0]})
+    nodes: list[Node] = [*ROWS, turned, ("MatMul", ["turned", "row_values"], "result"), REQUANTIZE]
+    assert next_codes(*nodes, **ROW_SHAPE) == [[14, 16], [16, 20]]  # 4 6, 6 10
 
 
 def test_split_hands_out_every_part() -> None:

@@ -71,6 +71,11 @@ class TestAveragePool:
         found = average_pool(images, windows([1, 2], strides=[1, 2]), grid(zero=zero), count_padding=False)
         assert found.tolist() == [[[[expected]]]]  # 0.5 + zero, to the even number
 
+    def test_sum_is_divided_by_the_number_before_the_step(self) -> None:
+        images = codes(np.ones((1, 1, 1, 7)), step=0.09)  # 3.5 steps, as onnxruntime rounds it
+        found = average_pool(images, windows([1, 6]), grid(0.025714288), count_padding=False)
+        assert found.tolist() == [[[[4, 4]]]]
+
     def test_padding_counts_only_when_asked(self) -> None:
         over = windows([2, 2], strides=[2, 2], pads=[1, 1, 0, 0])
         plain = average_pool(self.IMAGES, over, grid(), count_padding=False)
@@ -95,6 +100,10 @@ class TestAveragePool:
 
 
 class TestGlobalPool:
+    def test_step_and_number_make_one_divisor(self) -> None:
+        images = codes([[[[2, 2, 2, 1, 1, 1]]]], step=0.057)  # 1.5 steps, as onnxruntime rounds it
+        assert pool_globally(images, grid(0.057)).tolist() == [[[[1]]]]
+
     def test_average_is_scaled_then_rounded_then_shifted(self) -> None:
         images = codes([[[[9, 10], [11, 13]]]], step=0.5, zero=8)  # sum 11, average 1.375
         # 11 * 0.5 / (0.25 * 4) = 5.5 -> 6, + 3

@@ -10,6 +10,7 @@ import pytest
 from dfq_plugin.validation.resizing import crop_and_pad, resize_nearest
 
 ROW = np.array([[10, 20, 30]], dtype=np.uint8)
+ASYMMETRIC: dict[str, Any] = {"coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor"}
 
 
 def resize(row: Any, *, scale: float | None = None, size: int | None = None, **attributes: bytes) -> list[int] | None:
@@ -34,7 +35,10 @@ def resize(row: Any, *, scale: float | None = None, size: int | None = None, **a
     ],
 )
 def test_nearest_entry_is_copied(mode: str, rounding: str, expected: list[int]) -> None:
-    attributes = {"coordinate_transformation_mode": mode.encode(), "nearest_mode": rounding.encode()}
+    attributes: dict[str, Any] = {
+        "coordinate_transformation_mode": mode.encode(),
+        "nearest_mode": rounding.encode(),
+    }
     assert resize(ROW, size=5, **attributes) == expected
 
 
@@ -49,16 +53,14 @@ def test_one_entry_is_left(mode: str, expected: int) -> None:
 
 
 def test_scales_give_the_size_in_float32() -> None:
-    asymmetric = {"coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor"}
-    assert resize(ROW, scale=2, **asymmetric) == [10, 10, 20, 20, 30, 30]
-    assert resize(ROW, scale=5 / 3, **asymmetric) == [10, 10, 20, 20, 30]  # below 5 in float64
-    assert resize(ROW, scale=0.5, **asymmetric) == [10]
+    assert resize(ROW, scale=2, **ASYMMETRIC) == [10, 10, 20, 20, 30, 30]
+    assert resize(ROW, scale=5 / 3, **ASYMMETRIC) == [10, 10, 20, 20, 30]  # below 5 in float64
+    assert resize(ROW, scale=0.5, **ASYMMETRIC) == [10]
 
 
 def test_places_are_computed_in_float32() -> None:
     row = np.arange(14)[None]
-    asymmetric = {"coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor"}
-    found = resize(row, size=16, **asymmetric)
+    found = resize(row, size=16, **ASYMMETRIC)
     expected = [place * 14 // 16 for place in range(16)]
     expected[8] = 6  # 8 / float32(16 / 14) lies below 7
     assert found == expected
