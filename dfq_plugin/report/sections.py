@@ -63,8 +63,8 @@ class Parity(_ParityDetails):
     """Integer codes compared with the integer reference, how many differ, over how many tensors.
 
     May also say how many tensors stand behind a float operator and were not compared (``tensors_taken``), whether the
-    logits are equal bit by bit (``logits_equal``), on how many images, the tensors that differ with their counts, and by
-    how much at most (``max_difference``).
+    logits are equal bit by bit (``logits_equal``), on how many images, the tensors that differ with their counts, and
+    by how much at most (``max_difference``).
     """
 
     codes_compared: int
