@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from integration_tests.graphs import Graph
@@ -48,6 +49,16 @@ def test_linear_weight_is_stored_as_it_is_read(tmp_path: Path) -> None:
     assert graph.array(weight.input[0]).shape == (4, 7)
     assert [entry.i for entry in weight.attribute if entry.name == "axis"] == [1]
     assert not graph.of_type("Transpose", "MatMul", "Add")
+
+
+def test_weights_between_two_codes_take_the_nearest(tmp_path: Path) -> None:
+    layer = Layer(nn.Linear(4, 1, bias=False), bits=4)
+    layer.rounding.grid.step.fill_(0.5)
+    layer.layer.weight.data.copy_(torch.tensor([[0.7, -0.7, 1.25, 9.0]]))  # 1.4, -1.4, 2.5 to even, 18 to the largest
+    network = Network(lambda net, values: net.fc(net.images(values)), images=activation(1 / 16, 128), fc=layer)
+    graph = Graph(export(network, (3, 5, 4), tmp_path / "model.onnx"))
+    (product,) = graph.of_type("MatMul")
+    assert graph.array(graph.dequantizer(product, 1).input[0]).ravel().tolist() == [1, -1, 2, 7]
 
 
 def test_linear_layers_in_a_row_keep_their_names(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from integration_tests.rounding import Layer, Network, activation, check
+from integration_tests.graphs import Graph
+from integration_tests.rounding import Layer, Network, activation, check, export, images, run
 
 Move = Callable[[Tensor], Tensor]
+SHAPE = (3, 8, 8)
 
 
 def shuffle(values: Tensor) -> Tensor:
@@ -55,6 +57,7 @@ MOVES: dict[str, tuple[Move, str]] = {
     "reflected": (lambda v: F.pad(v, (1, 2, 2, 1), mode="reflect"), "Pad"),
     "replicated": (lambda v: F.pad(v, (1, 2, 2, 1), mode="replicate"), "Pad"),
     "wrapped around": (lambda v: F.pad(v, (1, 2, 0, 1), mode="circular"), "Concat"),
+    "channels padded": (lambda v: F.pad(v, (0, 0, 0, 0, 2, 1)), "Pad"),
     "cropped": (lambda v: F.pad(v, (-1, -1, 0, -2)), "Pad"),
     "channels of zeros": (lambda v: torch.cat([v, torch.zeros_like(v)], dim=1), "Concat"),
     "largest of all": (lambda v: v.amax((2, 3), keepdim=True), "ReduceMax"),
@@ -76,11 +79,11 @@ def test_codes_are_moved_between_two_convolutions(name: str, tmp_path: Path) -> 
         forward,
         images=activation(1 / 16, 128),
         first=Layer(nn.Conv2d(3, 8, 3, padding=1)),
-        quantized=activation(1 / 4, 0),
+        quantized=activation(1 / 4, 64),
         second=Layer(nn.Conv2d(channels, 4, 1), input_step=1 / 4, seed=5),
         result=activation(1 / 2, 128),
     )
-    found = check(network, (3, 8, 8), tmp_path / "model.onnx")
+    found = check(network, SHAPE, tmp_path / "model.onnx")
     assert found["QLinearConv"] == 2
     assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 1)  # the images and the result
     assert found[op_type] > 0
@@ -95,17 +98,56 @@ def test_quantizer_behind_a_movement_stands_on_the_convolution(name: str, tmp_pa
         conv=Layer(nn.Conv2d(3, 8, 3, padding=1)),
         result=activation(1 / 8, 64),
     )
-    assert check(network, (3, 8, 8), tmp_path / "model.onnx")["QLinearConv"] == 1
+    assert check(network, SHAPE, tmp_path / "model.onnx")["QLinearConv"] == 1
 
 
-def test_limit_with_a_pad_of_zeros_that_it_would_change_is_left_below_it(tmp_path: Path) -> None:
+def equal(network: Network, path: Path) -> Graph:
+    """Export and compare bit by bit, whatever runs in float."""
+    values = images(*SHAPE)
+    graph = Graph(export(network, SHAPE, path))
+    with torch.no_grad():
+        assert torch.equal(run(path, values), network(values))
+    return graph
+
+
+def test_limit_that_would_change_the_zeros_of_a_pad_is_not_moved_past_it(tmp_path: Path) -> None:
     network = Network(
-        lambda net, values: net.result(F.hardtanh(F.pad(net.images(values), (0, 0, 0, 0, 1, 1)), 0.5, 2.0)),
+        lambda net, values: net.result(F.hardtanh(F.pad(net.conv(net.images(values)), (1, 0)), 0.5, 2.0)),
         images=activation(1 / 16, 128),
+        conv=Layer(nn.Conv2d(3, 8, 3)),
         result=activation(1 / 8, 0),
     )
-    found = check(network, (3, 8, 8), tmp_path / "model.onnx")
-    assert found["Pad"] == 1
+    equal(network, tmp_path / "model.onnx")
+
+
+def test_parts_off_the_grid_of_the_others_keep_their_values(tmp_path: Path) -> None:
+    network = Network(
+        lambda net, values: torch.cat([net.images(values), torch.full_like(values[:, :1], 0.3)], dim=1),
+        images=activation(1 / 16, 128),
+    )
+    equal(network, tmp_path / "model.onnx")
+
+
+def test_resize_that_computes_new_numbers_reads_floats(tmp_path: Path) -> None:
+    network = Network(
+        lambda net, values: F.interpolate(net.images(values), scale_factor=2, mode="bilinear"),
+        images=activation(1 / 16, 128),
+    )
+    graph = equal(network, tmp_path / "model.onnx")
+    (resize,) = graph.of_type("Resize")
+    assert graph.dequantizer(resize, 0).op_type == "DequantizeLinear"
+
+
+def test_second_grid_behind_a_movement_stays_behind_it(tmp_path: Path) -> None:
+    network = Network(
+        lambda net, values: net.second(F.max_pool2d(net.images(values), 2)),
+        images=activation(1 / 16, 128),
+        second=activation(1 / 4, 100),
+    )
+    graph = equal(network, tmp_path / "model.onnx")
+    assert [node.op_type for node in graph.nodes] == [
+        *("QuantizeLinear", "MaxPool", "DequantizeLinear", "QuantizeLinear", "DequantizeLinear")
+    ]
 
 
 def test_class_token_and_patches_become_one_sequence_of_codes(tmp_path: Path) -> None:
@@ -125,5 +167,5 @@ def test_class_token_and_patches_become_one_sequence_of_codes(tmp_path: Path) ->
         token=quantizer,
         fc=Layer(nn.Linear(4, 5), input_step=1 / 4),
     )
-    found = check(network, (3, 8, 8), tmp_path / "model.onnx")
+    found = check(network, SHAPE, tmp_path / "model.onnx")
     assert (found["QLinearConv"], found["QGemm"], found["QuantizeLinear"]) == (1, 1, 1)

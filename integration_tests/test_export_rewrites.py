@@ -43,6 +43,7 @@ def op_types(model: ir.Model) -> list[str]:
         ([-1, -2], 0, ["GlobalAveragePool", "Reshape"]),
         ([3], 1, ["ReduceMean"]),
         ([1, 2, 3], 1, ["ReduceMean"]),
+        ([0, 2, 3], 1, ["ReduceMean"]),
     ],
 )
 def test_only_a_mean_over_height_and_width_is_a_pool(axes: list[int], keepdims: int, expected: list[str]) -> None:
@@ -148,6 +149,36 @@ def test_average_pool_counts_only_what_is_there(
     sides = [int(side) for side in pads.split(", ")]
     pooled = functional.avg_pool2d(torch.from_numpy(values), 2, int(strides[0]), sides[:2], ceil_mode=bool(ceil))
     assert np.allclose(result, pooled.relu().numpy(), rtol=0, atol=1e-6)
+
+
+def test_groups_are_normalised_by_the_kernel_there_is() -> None:
+    scale, bias = np.array([1.5, -2.0], dtype=np.float32), np.array([0.25, 3.0], dtype=np.float32)
+    values = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
+    for groups in (1, 2):
+        nodes = f"""normal = GroupNormalization<num_groups = {groups}, epsilon = 0.01>(images, scale, bias)
+            result = Relu(normal)"""
+        model = rewritten(nodes, scale=scale, bias=bias)
+        assert op_types(model) == ["Reshape", "InstanceNormalization", "Reshape", "Mul", "Add", "Relu"]
+        (result,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"images": values})
+        tensors = map(torch.from_numpy, (scale, bias))
+        expected = functional.group_norm(torch.from_numpy(values), groups, *tensors, eps=0.01)
+        assert np.allclose(result, expected.relu().numpy(), rtol=0, atol=1e-5)
+
+
+def test_pool_of_single_elements_that_leaves_some_out_stays() -> None:
+    pool = "AveragePool<kernel_shape = [1, 1], strides = [{0}, {0}]>(images)"
+    for stride, expected in ((1, ["Relu"]), (2, ["AveragePool", "Relu"])):
+        assert op_types(rewritten(f"pooled = {pool.format(stride)} result = Relu(pooled)")) == expected
+
+
+def test_constant_that_nothing_read_for_a_while_is_in_the_graph_when_asked_for_again() -> None:
+    model = rewritten("result = Relu(images)")
+    surgeon = Surgeon(model.graph)
+    first = surgeon.integers("axes", [2, 3])
+    surgeon.remove_dead()
+    assert not model.graph.initializers
+    assert surgeon.integers("axes", [2, 3]) is first
+    assert list(model.graph.initializers) == ["axes"]
 
 
 def test_what_depends_on_nothing_is_worked_out() -> None:

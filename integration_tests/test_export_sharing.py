@@ -75,6 +75,24 @@ def test_equal_quantizers_of_one_tensor_become_one(tmp_path: Path) -> None:
     assert (found["QLinearConv"], found["QLinearAdd"]) == (1, 1)
 
 
+def test_different_quantizers_of_one_tensor_stay_two(tmp_path: Path) -> None:
+    def forward(net: nn.Module, values: Tensor) -> Tensor:
+        product = net.conv(net.images(values))
+        return net.fine(product) + net.coarse(product)
+
+    network = Network(
+        forward,
+        images=activation(1 / 16, 128),
+        conv=conv(),
+        fine=activation(1 / 8, 128),
+        coarse=activation(1 / 2, 128),
+    )
+    values, path = images(*SHAPE), tmp_path / "model.onnx"
+    export(network, SHAPE, path)
+    with torch.no_grad():
+        assert torch.equal(run(path, values), network(values))
+
+
 def test_quantizer_on_the_grid_of_its_input_is_dropped(tmp_path: Path) -> None:
     network = Network(
         lambda net, values: net.result(net.conv(net.again(net.images(values).flip(2)))),

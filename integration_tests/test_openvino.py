@@ -39,7 +39,7 @@ def labelled(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Ten smooth patterns in noise, and which of them each image shows."""
     patterns = images(CLASSES, seed=99)
     labels = torch.randint(CLASSES, (count,), generator=torch.Generator().manual_seed(seed))
-    return patterns[labels] + images(count, seed=seed) * 0.1, labels
+    return patterns[labels] + images(count, seed=seed) * 0.05, labels
 
 
 @cache

@@ -73,7 +73,9 @@ def _take_over_limit(
     if grid[1] == 0 and limits[0] == 0.0:  # the quantizer implies this Relu, and kernels take it
         if limit.op_type == "Relu":
             return source, (smallest, largest)
-        unlimited = surgeon.insert(marker, "Relu", [unlimited], name=f"{source.name}_relu", shape=source.shape)
+        unlimited = surgeon.insert(
+            marker, "Relu", [unlimited], name=f"{attribute(marker, 'layer')}_relu", shape=source.shape
+        )
     return unlimited, (smallest, largest)
 
 

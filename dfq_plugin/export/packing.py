@@ -102,7 +102,9 @@ def _as_bit_planes(surgeon: Surgeon, where: ir.Node, codes: Codes, name: str, bi
 
 
 def _cast(surgeon: Surgeon, where: ir.Node, stored: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
-    return surgeon.insert(where, "Cast", [stored], {"to": dtype}, name=f"{name}_codes", dtype=dtype, shape=stored.shape)
+    return surgeon.insert(
+        where, "Cast", [stored], {"to": dtype}, name=f"{name}_unpacked", dtype=dtype, shape=stored.shape
+    )
 
 
 def _stored_bytes(value: ir.Value) -> int:

@@ -30,13 +30,13 @@ def _wrap(surgeon: Surgeon, pad: ir.Node, source: ir.Value, axis: int, amounts: 
 
     def part(start: int, end: int) -> ir.Value:
         cut = [surgeon.integers(name, [n]) for name, n in (("start", start), ("end", end), ("axis", axis))]
-        return surgeon.insert(pad, "Slice", [source, *cut], name=f"{source.name}_part")
+        return surgeon.insert(pad, "Slice", [source, *cut], name=f"{pad.name}_part")
 
     before, after = amounts
     values = [part(-before, np.iinfo(np.int64).max)] if before else []
     values.append(source)
     values += [part(0, after)] if after else []
-    return surgeon.insert(pad, "Concat", values, {"axis": axis}, name=f"{pad.outputs[0].name}_wrapped")
+    return surgeon.insert(pad, "Concat", values, {"axis": axis}, name=f"{pad.name}_wrapped")
 
 
 def absorb_pads(surgeon: Surgeon) -> None:

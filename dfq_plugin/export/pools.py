@@ -34,10 +34,10 @@ def mean_to_pool(surgeon: Surgeon, node: ir.Node) -> None:
         pooled = _averaged_last(surgeon, node, source, kept, averaged)
     if pooled is None:
         return
-    pooled = surgeon.insert(node, "GlobalAveragePool", [pooled], name=f"{result.name}_pool")
+    pooled = surgeon.insert(node, "GlobalAveragePool", [pooled], name=f"{node.name}_pool")
     if kept != [1] or not attribute(node, "keepdims", 1):
         sizes = surgeon.integers("mean_shape", [-1 if size is None else size for size in after])
-        pooled = surgeon.insert(node, "Reshape", [pooled, sizes], name=f"{result.name}_shaped")
+        pooled = surgeon.insert(node, "Reshape", [pooled, sizes], name=f"{node.name}_shaped")
     pooled.shape = result.shape
     surgeon.replace(result, pooled)
 
@@ -49,7 +49,7 @@ def _averaged_last(
     channels = [(sizes_of(source) or ())[axis] for axis in kept]
     if None in channels or not is_quantized(source):
         return None
-    name = node.outputs[0].name
+    name = node.name
     turned = surgeon.insert(node, "Transpose", [source], {"perm": [0, *kept, *averaged]}, name=f"{name}_turned")
     sizes = surgeon.integers("averaged_last", [0, math.prod(size or 1 for size in channels), -1])
     return surgeon.insert(node, "Reshape", [turned, sizes], name=f"{name}_joined")
@@ -75,7 +75,7 @@ def settle_pool(surgeon: Surgeon, pool: ir.Node) -> None:
         pool.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 0)
         if pads.any():
             amounts = surgeon.integers("pads", [0, 0, *pads[:spatial].tolist(), 0, 0, *pads[spatial:].tolist()])
-            padded = surgeon.insert(pool, "Pad", [source, amounts], name=f"{source.name}_padded")
+            padded = surgeon.insert(pool, "Pad", [source, amounts], name=f"{pool.name}_padded")
             pool.replace_input_with(0, padded)
             pool.attributes["pads"] = ir.AttrInt64s("pads", [0] * 2 * spatial)
 

@@ -34,7 +34,10 @@ class Surgeon:
         """An initializer holding ``array``; equal small arrays are stored once."""
         key = (str(dtype or array.dtype), array.tobytes(), array.shape)
         if array.size <= 64 and key in self._shared:
-            return self._shared[key]
+            shared = self._shared[key]
+            if shared.name not in self.graph.initializers:  # nothing read it for a while
+                self.graph.register_initializer(shared)
+            return shared
         tensor = ir.tensor(array, dtype=dtype, name=self.unique(name))
         value = ir.Value(
             name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor

@@ -131,16 +131,16 @@ def _rewrite(surgeon: Surgeon, node: ir.Node, rows: Axis, columns: Axis) -> ir.V
         inputs.append(surgeon.constant(f"{node.name}_bias", np.repeat(bias, stride**2)))
     pads = [rows.before, columns.before, rows.after, columns.after]
     attributes = {"kernel_shape": rows.taps.shape[1:] + columns.taps.shape[1:], "pads": pads, "group": groups}
-    value = surgeon.insert(node, "Conv", inputs, attributes, name=f"{result.name}_phases")
+    value = surgeon.insert(node, "Conv", inputs, attributes, name=f"{node.name}_phases")
     maker_of(value).name = node.name  # type: ignore[union-attr]
     if stride > 1:
         side_by_side = {"blocksize": stride, "mode": "CRD"}
-        value = surgeon.insert(node, "DepthToSpace", [value], side_by_side, name=f"{result.name}_spread")
+        value = surgeon.insert(node, "DepthToSpace", [value], side_by_side, name=f"{node.name}_spread")
     if any(axis.crop or axis.excess for axis in (rows, columns)):
         ends = [-axis.excess if axis.excess else np.iinfo(np.int64).max for axis in (rows, columns)]
         limits = {"starts": [rows.crop, columns.crop], "ends": ends, "axes": [2, 3]}
         cut = [surgeon.integers(name, numbers) for name, numbers in limits.items()]
-        value = surgeon.insert(node, "Slice", [value, *cut], name=f"{result.name}_cropped")
+        value = surgeon.insert(node, "Slice", [value, *cut], name=f"{node.name}_cropped")
     value.shape = result.shape
     return value
 
