@@ -157,7 +157,7 @@ def test_our_step_stands_between_placement_and_bias_correction(monkeypatch: pyte
         return run(pipeline, *arguments)
 
     monkeypatch.setattr(Pipeline, "run_from_step", note)
-    student_of(tiny_teacher(), bias_correction=correct)
+    student_of(tiny_teacher(), bias_correction="images" if correct else "none")
     assert steps[-1] == [MinMaxQuantization, LowBitStep, *([FastBiasCorrection] if correct else [])]
 
 
@@ -168,7 +168,7 @@ def test_bias_correction_makes_up_for_the_weights_as_they_are_rounded(rounding: 
     with torch.no_grad():
         expected = teacher(images).mean(0)
         corrected, plain = (
-            student_of(teacher, bias_correction=correct, **fields)(images).mean(0) - expected
+            student_of(teacher, bias_correction="images" if correct else "none", **fields)(images).mean(0) - expected
             for correct in (True, False)
         )
     assert corrected.norm() < 0.5 * plain.norm()

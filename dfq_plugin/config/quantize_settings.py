@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from dfq_plugin.config.base import Bits, Count, Scopes, Settings
+from dfq_plugin.config.base import Bits, Count, Positive, Scopes, Seed, Settings
 from dfq_plugin.config.scopes import compile_scope, split_quantizer_scope
 from dfq_plugin.errors import ConfigError
 
-ActivationRange = Literal["auto", "min_max", "mean_min_max", "mean_percentile", "mean_no_outliers", "mse"]
+ActivationRange = Literal["auto", "min_max", "mean_min_max", "mean_percentile", "mean_no_outliers", "mse", "batchnorm"]
 
 
 class IgnoredScopes(Settings):
@@ -31,6 +31,54 @@ class IgnoredScopes(Settings):
     def entries(self) -> tuple[str, ...]:
         """Names and patterns in the form that ``match_scopes`` takes."""
         return (*self.names, *(f"{{re}}^(?:{pattern})" for pattern in self.patterns))
+
+
+class ReconstructionSettings(Settings):
+    """How rounding and ranges are learned, block by block."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Steps of the optimiser for each block; 0 leaves weights to `rounding`."
+    )
+    batch_size: Count = Field(default=32, description="Images a step.")
+    drop: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5, description="Share of the activations that are left in float at each step, at random (QDrop)."
+    )
+    rounding_lr: Positive = Field(default=1e-2, description="Learning rate of the rounding, constant.")
+    rounding_weight: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="Weight of the term that drives roundings to a decision (AdaRound)."
+    )
+    step_lr: Positive = Field(
+        default=3e-3, description="Change per step of the weights' quantization steps, as a fraction of them."
+    )
+    range_lr: Positive = Field(
+        default=1e-2, description="Change per step of the activations' quantization steps, as a fraction of them."
+    )
+    seed: Seed = Field(default=0, description="Seed of the order of the images and of what is dropped.")
+
+
+class AllocationSettings(Settings):
+    """A budget within which each layer gets bits of its own; without one, all get what is asked for.
+
+    Bits of the first and last layer, of tensors that no product reads and of overrides stay, and count.
+    """
+
+    average_weight_bits: Annotated[float, Field(ge=2, le=8)] | None = Field(
+        default=None, description="Mean number of bits of a weight, over all weights."
+    )
+    giga_bit_operations: Positive | None = Field(
+        default=None,
+        description="Products for one image, each counted as the bits of one operand times those of the other, in 1e9; "
+        "activations get bits of their own as well.",
+    )
+    widths: tuple[Bits, ...] = Field(default=(2, 3, 4, 5, 6, 8), min_length=1, description="Bits to choose from.")
+    num_images: Count = Field(default=64, description="Synthetic images on which each choice is tried.")
+
+    @model_validator(mode="after")
+    def _check_one_budget(self) -> AllocationSettings:
+        if self.average_weight_bits is not None and self.giga_bit_operations is not None:
+            msg = "average_weight_bits and giga_bit_operations are two budgets; set one of them"
+            raise ConfigError(msg)
+        return self
 
 
 class QuantizeSettings(Settings):
@@ -59,8 +107,14 @@ class QuantizeSettings(Settings):
         default="squant",
         description="Round weights so that errors cancel within each kernel and channel, or to nearest.",
     )
-    bias_correction: bool = Field(
-        default=False, description="Shift biases by what quantization moves each layer's mean output on the images."
+    bias_correction: Literal["auto", "batchnorm", "images", "none"] = Field(
+        default="auto",
+        description="Take back what quantization moves each layer's mean output by, as BatchNorm statistics say or the "
+        "images show; `auto` is `batchnorm`, and `none` after reconstruction.",
+    )
+    equalization: bool = Field(
+        default=False,
+        description="Equalize the weight ranges of neighbouring layers first, and absorb high biases (DFQ).",
     )
     preset: Literal["performance", "mixed"] = Field(
         default="performance", description="Activations symmetric (`performance`) or asymmetric (`mixed`)."
@@ -76,10 +130,17 @@ class QuantizeSettings(Settings):
     )
     activation_range: ActivationRange = Field(
         default="auto",
-        description="How activation ranges are chosen; `auto` is `mse`.",
+        description="How activation ranges are chosen; `auto` is `mse`. `batchnorm` derives them from BatchNorm "
+        "statistics and takes images only where these say nothing.",
     )
     percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
         default=(0.1, 99.9), description="Lower and upper percentile, in percent, for `mean_percentile`."
+    )
+    reconstruction: ReconstructionSettings = Field(
+        default=ReconstructionSettings(), description="How rounding and ranges are learned, block by block."
+    )
+    allocation: AllocationSettings = Field(
+        default=AllocationSettings(), description="A budget within which each layer gets bits of its own."
     )
     num_init_samples: Count = Field(default=256, description="Number of synthetic images that set the ranges.")
     batch_size: Count = Field(default=32, description="Images a batch while the ranges are set.")

@@ -11,11 +11,13 @@ from torch import nn
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.errors import UnsupportedModelError
 from dfq_plugin.network_state import untouched_random_state
+from dfq_plugin.quantization.analytic_ranges import batchnorm_moments
 from dfq_plugin.quantization.bits import summarise
 from dfq_plugin.quantization.checkpoint import load_student, save_student
+from dfq_plugin.quantization.equalization import equalize_all
 from dfq_plugin.quantization.extension import ensure_extension
-from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.low_bit_step import LowBitStep
+from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.nncf_steps import run_pipeline
 from dfq_plugin.quantization.prepare import prepare
 from dfq_plugin.quantization.ranges import set_limits
@@ -61,6 +63,9 @@ def quantize(
     example = synthetic.images[:1].to(device)
     network = prepare(teacher, example)
     graph = OperatorGraph.trace(network, example)
+    moments = batchnorm_moments(teacher, example, graph)
+    if settings.equalization:
+        moments = equalize_all(network, graph, moments)
     dataset = synthetic.to_nncf(batch_size=settings.batch_size, device=device)
     channels, height, width = synthetic.images.shape[1:]
 
@@ -72,7 +77,9 @@ def quantize(
         return student
 
     with untouched_random_state(teacher), torch.no_grad():
-        hooked, step = run_pipeline(network, graph, dataset, settings, target_device, finish=finish, train=train)
+        hooked, step = run_pipeline(
+            network, graph, dataset, settings, target_device, moments=moments, finish=finish, train=train
+        )
     # A student that was trained has been finished before: its ranges are what it has learned.
     student = finish(hooked, step) if train is None else step.student(hooked, (channels, height, width))
     logger.info("Bit plan:\n%s", summarise(student.plan))

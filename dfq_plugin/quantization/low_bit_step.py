@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nncf
@@ -19,6 +19,8 @@ from torch import nn
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.errors import InputError, UnsupportedModelError
 from dfq_plugin.quantization import ranges
+from dfq_plugin.quantization.analytic_ranges import Moments
+from dfq_plugin.quantization.bit_budget import choose_bits
 from dfq_plugin.quantization.bits import apply_bits, plan_bits
 from dfq_plugin.quantization.completion import Completion, complete
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
@@ -29,7 +31,7 @@ from dfq_plugin.quantization.placement import (
     quantizer_of,
     remove_quantizers,
 )
-from dfq_plugin.quantization.squant import round_weights
+from dfq_plugin.quantization.rounding import round_student
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 
 EIGHT = 8  # the only bit width NNCF itself places
@@ -45,6 +47,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         settings: bits and ranges.
         dataset: what sets the ranges; NNCF's pipeline hands none to its algorithms.
         items: how many batches of it.
+        moments: what BatchNorm layers said about the network's operators.
         ignored: operators that stay in float.
         keep_input: whether the network's input is quantized.
     """
@@ -56,10 +59,12 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         dataset: nncf.Dataset,
         items: int,
         *,
+        moments: Mapping[str, Moments],
         ignored: Sequence[str],
         keep_input: bool,
     ) -> None:
         self._graph = graph
+        self._moments = moments
         self._settings = settings
         self._dataset = dataset
         self._items = items
@@ -89,12 +94,15 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         searched = self._searched_activations(fresh)
         for site in self.sites:
             _check_range(site, quantizers[site.name], final=site.name not in searched)
+        images = torch.cat(list(self._dataset.get_inference_data()))
+        channels, height, width = images.shape[1:]
+        student = self.student(model.model, (channels, height, width))
         planned = plan_bits(self.sites, self.layers, self._settings, self._graph.module_types)
+        planned = choose_bits(student, self._graph, planned, images, self._settings.allocation)
         self.plan = [apply_bits(entry, quantizers[entry.name]) for entry in planned]
         self._fit_weights(model.model, quantizers)
         self._fit_activations(model.model, {name: quantizers[name] for name in searched}, quantizers)
-        if self._settings.rounding == "squant":
-            round_weights(self.student(model.model, (0, 0, 0)))
+        round_student(student, self._graph, self._moments, images, self._settings)
         return model
 
     def student(self, network: nn.Module, input_shape: tuple[int, int, int]) -> Student:
@@ -131,12 +139,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         for entry in self.plan:
             ratios = self._weight_ratios(entry) if entry.name in weights else None
             if ratios is not None:
-                quantizer, weight = quantizers[entry.name], network.get_parameter(weights[entry.name])
-                axis = next((i for i, size in enumerate(quantizer.scale.shape) if size > 1), None)
-                rows = weight.reshape(1, -1) if axis is None else weight
-                levels = quantizer.level_low, quantizer.level_high
-                scales = ranges.search_channel_scales(rows, *levels, axis or 0, ratios)
-                quantizer.scale.data.copy_(scales.reshape(quantizer.scale.shape))
+                ranges.fit_scales(quantizers[entry.name], network.get_parameter(weights[entry.name]), ratios)
 
     def _weight_ratios(self, entry: BitAssignment) -> torch.Tensor | None:
         """The clip ratios to try for a weight; None leaves it the range that NNCF gave it."""
@@ -148,7 +151,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
 
     def _searched_activations(self, fresh: set[str]) -> list[str]:
         """Activation quantizers whose ranges we search; the others keep what NNCF's estimator gave them."""
-        search_all = self._settings.activation_range in {"auto", "mse"}
+        search_all = self._settings.activation_range in {"auto", "mse", "batchnorm"}
         return [site.name for site in self.sites if site.kind == "activation" and (search_all or site.name in fresh)]
 
     def _fit_activations(self, network: nn.Module, searched: dict[str, Any], quantizers: dict[str, Any]) -> None:
@@ -168,19 +171,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
                 raise InputError(_not_finite(layers[name], "values on the synthetic images are"))
             if histograms[name].limit == 0.0 and layers[name] not in dead:  # a dead layer gives zero for any image
                 raise InputError(_always_zero(layers[name]))
-            _set_range(quantizer, histograms[name])
-
-
-def _set_range(quantizer: Any, histogram: ranges.TensorHistogram) -> None:  # noqa: ANN401 - an NNCF quantizer
-    if isinstance(quantizer, AsymmetricQuantizer):
-        low, high = ranges.search_tensor_range(histogram, quantizer.levels)
-        quantizer.input_low.data.fill_(low)
-        quantizer.input_range.data.fill_(high - low)
-    else:
-        values, _ = histogram.occupied()
-        quantizer.signed = bool((values < 0).any())
-        scale = ranges.search_tensor_scale(histogram, quantizer.level_low, quantizer.level_high)
-        quantizer.scale.data.fill_(scale)
+            ranges.fit_range(quantizer, histograms[name])
 
 
 def _check_range(site: QuantizerSite, quantizer: Any, *, final: bool) -> None:  # noqa: ANN401 - an NNCF quantizer

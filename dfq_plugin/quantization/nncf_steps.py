@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partialmethod
 
@@ -25,6 +25,7 @@ from torch import nn
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.progress import on_terminal
+from dfq_plugin.quantization.analytic_ranges import Moments
 from dfq_plugin.quantization.finetune_step import FinetuneStep
 from dfq_plugin.quantization.ignored import ignored_operators
 from dfq_plugin.quantization.low_bit_step import LowBitStep
@@ -39,6 +40,7 @@ def run_pipeline(
     settings: QuantizeSettings,
     target_device: str,
     *,
+    moments: Mapping[str, Moments],
     finish: Callable[[nn.Module, LowBitStep], Student],
     train: Callable[[Student], object] | None,
 ) -> tuple[nn.Module, LowBitStep]:
@@ -56,7 +58,7 @@ def run_pipeline(
     items = min(math.ceil(settings.num_init_samples / example.shape[0]), dataset.get_length())
     ignored = ignored_operators(graph, settings.ignored_scopes)
     keep_input = settings.quantize_inputs and not _has_input(graph, ignored)
-    step = LowBitStep(graph, settings, dataset, items, ignored=ignored, keep_input=keep_input)
+    step = LowBitStep(graph, settings, dataset, items, moments=moments, ignored=ignored, keep_input=keep_input)
     pipeline = create_ptq_pipeline(
         preset=nncf.QuantizationPreset(settings.preset),
         target_device=_target_device(target_device),
@@ -99,7 +101,7 @@ def _advanced_parameters(settings: QuantizeSettings) -> AdvancedQuantizationPara
     return AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix(settings.overflow_fix),
         quantize_outputs=settings.quantize_outputs,
-        disable_bias_correction=not settings.bias_correction,
+        disable_bias_correction=settings.bias_correction != "images",
         # One scale per tensor: no integer convolution kernel takes one scale per input channel.
         activations_quantization_params=QuantizationParameters(per_channel=False),
         activations_range_estimator_params=_activation_range(settings),

@@ -1,11 +1,14 @@
 """Range search: the clipping range that loses least, for weights per channel and for activations per tensor.
 
 Minimises the mean of |x - Q(x)|^p over clip ratios of the largest magnitude. With few bits the largest value is too
-rare to spend codes on: min-max ranges are what makes 3 and 4 bits collapse.
+rare to spend codes on: min-max ranges are what makes 3 and 4 bits collapse. For activations p = 2.4, as in GENIE-M. For
+weights p = 4: a large weight that is clipped is wrong in the same direction for every image, which costs more than its
+square says. On ResNet-20 with SQuant, p = 4 instead of 2.4 halves what 3 bits lose.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ERROR_POWER = 2.4  # the norm used by the reconstruction methods for both operands (GENIE-M, L2.4 search)
+ACTIVATION_POWER, WEIGHT_POWER = 2.4, 4
 CLIP_RATIOS = torch.linspace(0.05, 1.0, 96)
 COARSE = slice(3, None, 4)  # every fourth of them, the last included
+REFINEMENTS = ((-3, -2, -1, 1, 2, 3), (-0.5, -0.25, 0.25, 0.5))  # around the best so far, in their spacing
+CACHED_VALUES = 2**15  # so many weights and what is computed from them stay in a processor's cache
 BINS = 4096
 # A channel this much smaller than the largest of its tensor adds nothing that float32 could hold: it is dead. Its grid
 # is that of a channel a hundred times smaller than the largest, as in NNCF's min-max ranges: fine enough for its bias.
@@ -29,9 +34,17 @@ class TensorHistogram:
         self.counts = torch.zeros(BINS, dtype=torch.float64)
         self.limit = 0.0  # bins span [-limit, limit]
 
-    def update(self, values: Tensor) -> None:
-        """Add every element of ``values``, any shape, all finite."""
+    def update(self, values: Tensor, shares: Tensor | None = None) -> None:
+        """Add every element of ``values``, any shape, all finite.
+
+        Args:
+            values: (N, ...).
+            shares: how much an element of each of the N counts, (N,); 1 when left out.
+        """
         largest = values.abs().max().item()
+        if not math.isfinite(largest) or not math.isfinite(self.limit):
+            self.limit = math.nan  # for good: whoever reads the histogram is to say whose values these are
+            return
         if largest == 0.0 and self.limit == 0.0:
             return
         if self.limit == 0.0:
@@ -41,7 +54,14 @@ class TensorHistogram:
             self.counts = torch.zeros_like(self.counts)
             self.counts[BINS // 4 : 3 * BINS // 4] = folded
             self.limit *= 2.0
-        self.counts += torch.histc(values.float(), BINS, -self.limit, self.limit).double().cpu()
+        if shares is None:
+            self.counts += self._count(values)
+        else:
+            for part, share in zip(values, shares.tolist(), strict=True):
+                self.counts += share * self._count(part)
+
+    def _count(self, values: Tensor) -> Tensor:
+        return torch.histc(values.float(), BINS, -self.limit, self.limit).double().cpu()
 
     @property
     def centres(self) -> Tensor:
@@ -74,7 +94,7 @@ def search_tensor_scale(histogram: TensorHistogram, level_low: int, level_high: 
     if top <= 0.0:
         return 1.0
     scales = CLIP_RATIOS.double() * top
-    errors = _quantization_error(values.unsqueeze(0), scales.unsqueeze(1), level_low, level_high)
+    errors = _distances(values, scales.unsqueeze(1), level_low, level_high).pow(ACTIVATION_POWER)
     return float(scales[(errors * counts).sum(dim=1).argmin()])
 
 
@@ -107,7 +127,7 @@ def _range_errors(values: Tensor, counts: Tensor, low: Tensor, high: Tensor, lev
     """The error of each candidate range, (candidates,)."""
     step, zero = (part.unsqueeze(1) for part in _zero_grid(low, high, levels))
     rounded = ((values / step).round() + zero).clamp(0, levels - 1) - zero
-    return ((values - rounded * step).abs().pow(ERROR_POWER) * counts).sum(dim=1)
+    return ((values - rounded * step).abs().pow(ACTIVATION_POWER) * counts).sum(dim=1)
 
 
 def _zero_grid(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -127,17 +147,46 @@ def set_limits(quantizer: Any, low: float, high: float) -> None:  # noqa: ANN401
         quantizer.scale.data.fill_(max(high, -low * quantizer.level_high / max(-quantizer.level_low, 1)))
 
 
+def fit_range(quantizer: Any, histogram: TensorHistogram) -> None:  # noqa: ANN401 - an NNCF quantizer
+    """Give a per-tensor quantizer the range that loses least of what its tensor holds."""
+    if hasattr(quantizer, "input_low"):  # asymmetric
+        low, high = search_tensor_range(histogram, quantizer.levels)
+        quantizer.input_low.data.fill_(low)
+        quantizer.input_range.data.fill_(high - low)
+    else:
+        values, _ = histogram.occupied()
+        quantizer.signed = bool(len(values)) and bool(values[0] < 0)
+        quantizer.scale.data.fill_(search_tensor_scale(histogram, quantizer.level_low, quantizer.level_high))
+
+
+def fit_scales(quantizer: Any, weight: Tensor, ratios: Tensor = CLIP_RATIOS) -> None:  # noqa: ANN401 - an NNCF quantizer
+    """Give the symmetric quantizer of a weight the scales that lose least, one for each channel where it has several.
+
+    Args:
+        quantizer: of the weight.
+        weight: any shape.
+        ratios: as in ``search_channel_scales``.
+    """
+    axis = next((i for i, size in enumerate(quantizer.scale.shape) if size > 1), None)
+    rows = weight.reshape(1, -1) if axis is None else weight
+    scales = search_channel_scales(rows, quantizer.level_low, quantizer.level_high, axis or 0, ratios)
+    quantizer.scale.data.copy_(scales.reshape(quantizer.scale.shape))
+
+
 def search_channel_scales(
     weight: Tensor, level_low: int, level_high: int, axis: int = 0, ratios: Tensor = CLIP_RATIOS
 ) -> Tensor:
     """The largest magnitude to represent for each channel.
+
+    Every fourth ratio is tried, then those around the best, in ever finer steps.
 
     Args:
         weight: any shape, channels on ``axis``.
         level_low: smallest code.
         level_high: largest code.
         axis: the channel axis.
-        ratios: what to try, as a fraction of the largest magnitude of the channel.
+        ratios: what to try, as a fraction of the largest magnitude of the channel, evenly spaced; a single one is taken
+            as it is.
 
     Returns:
         (channels,), all positive.
@@ -146,33 +195,54 @@ def search_channel_scales(
     largest = rows.abs().amax(dim=1)
     alive, most = largest > DEAD_CHANNEL * largest.max(), largest.max().item()
     rows = rows / largest.where(alive, 1.0).unsqueeze(1)  # powers of small differences would underflow
-    best_error = torch.full_like(largest, torch.inf)
-    best = torch.ones_like(largest)
-    for ratio in ratios.to(rows):
-        error = _quantization_error(rows, ratio, level_low, level_high).sum(dim=1)
-        better = error < best_error
-        best_error, best = torch.where(better, error, best_error), torch.where(better, ratio, best)
+    tried = ratios.to(rows)
+    if len(tried) > 1:
+        parts = rows.split(max(1, CACHED_VALUES // rows.shape[1]))
+        best = torch.cat([_search_ratios(part, tried, level_low, level_high) for part in parts])
+    else:
+        best = tried.expand(len(rows))
     return torch.where(alive, best * largest, DEAD_CHANNEL_SCALE * most if most > 0 else 1.0)
 
 
-def _quantization_error(values: Tensor, scale: Tensor, level_low: int, level_high: int) -> Tensor:
+def _search_ratios(rows: Tensor, ratios: Tensor, level_low: int, level_high: int) -> Tensor:
+    """The best clip ratio for each of (rows, values), whose largest magnitude is 1; (rows,)."""
+
+    def error(ratio: Tensor) -> Tensor:
+        distances = _distances(rows, ratio.reshape(-1, 1), level_low, level_high)
+        return distances.square_().square_().sum(dim=1)  # by hand: pow is five times slower
+
+    coarse = ratios[COARSE]
+    errors, places = torch.stack([error(ratio) for ratio in coarse]).min(dim=0)
+    best, spacing = coarse[places], ratios[1] - ratios[0]
+    for offsets in REFINEMENTS:
+        start = best
+        for offset in offsets:
+            ratio = (start + offset * spacing).clamp(ratios[0], ratios[-1])
+            found = error(ratio)
+            best, errors = torch.where(found < errors, ratio, best), torch.minimum(found, errors)
+    return best
+
+
+def _distances(values: Tensor, scale: Tensor, level_low: int, level_high: int) -> Tensor:
+    """How far each value is from the nearest code of a grid whose highest code is ``scale``."""
     step = scale / level_high
-    rounded = (values / step).round().clamp(level_low, level_high) * step
-    return (values - rounded).abs().pow(ERROR_POWER)
+    exact = values / step
+    return exact.round().clamp_(level_low, level_high).sub_(exact).mul_(step).abs_()
 
 
 @contextmanager
-def watch(quantizers: dict[str, torch.nn.Module]) -> Iterator[dict[str, TensorHistogram]]:
+def watch(quantizers: dict[str, torch.nn.Module], shares: Tensor | None = None) -> Iterator[dict[str, TensorHistogram]]:
     """Count what reaches each quantizer while the block runs.
 
     Args:
         quantizers: modules by name; each is called with the tensor it would quantize.
+        shares: how much each element of a batch counts, (N,); 1 when left out.
     """
     histograms = {name: TensorHistogram() for name in quantizers}
 
     def hook_for(histogram: TensorHistogram) -> object:
         def count(_module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            histogram.update(inputs[0].detach())
+            histogram.update(inputs[0].detach(), shares)
 
         return count
 

@@ -14,25 +14,30 @@ Deviations: a flip that would leave the code range is never made, so no final cl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from dfq_plugin.student import Student
+from dfq_plugin.student import Grid, Student
 
 
 @torch.no_grad()
 def round_weights(student: Student) -> None:
     """Put every quantized weight of a student on its grid, rounded by SQuant; its quantizers then change it no more."""
     for layer in student.layers:
-        if layer.weight_quantizer is None:
-            continue
-        grid = student.grid(student.site(layer.weight_quantizer))
-        weight = student.network.get_parameter(layer.weight)
-        rows = weight.movedim(grid.axis or 0, 0)
-        step = grid.step.reshape(-1, *[1] * (rows.ndim - 1))
-        kernels = (rows / step).reshape(rows.shape[0], rows.shape[1], -1)
-        codes = squant_codes(kernels, grid.low, grid.high).reshape(rows.shape)
-        weight.copy_((codes * step).movedim(0, grid.axis or 0))
+        if layer.weight_quantizer is not None:
+            weight = student.network.get_parameter(layer.weight)
+            weight.copy_(on_grid(weight, student.grid(student.site(layer.weight_quantizer))))
+
+
+def on_grid(weight: Tensor, grid: Grid) -> Tensor:
+    """A weight of any shape, rounded to its grid by SQuant; channels are on the grid's axis, or else on the first."""
+    rows = weight.movedim(grid.axis or 0, 0)
+    step = grid.step.reshape(-1, *[1] * (rows.ndim - 1))
+    kernels = (rows / step).reshape(rows.shape[0], rows.shape[1], -1)
+    codes = squant_codes(kernels, grid.low, grid.high).reshape(rows.shape)
+    return (codes * step).movedim(0, grid.axis or 0)
 
 
 def squant_codes(scaled: Tensor, low: int, high: int) -> Tensor:
@@ -46,57 +51,72 @@ def squant_codes(scaled: Tensor, low: int, high: int) -> Tensor:
     Returns:
         Codes as floats, (out, in, kernel).
     """
-    codes = scaled.round().clamp(low, high)
+    codes = scaled.round().clamp_(low, high)
+    errors = codes - scaled
+    steps = movable(codes, errors, low, high)
     if scaled.shape[2] == 1:
-        movable = _movable(scaled, codes, low, high)
-        return codes + _balance(codes - scaled, movable)
-    codes, movable = _kernel_stage(scaled, codes, low, high)
-    flat = codes.flatten(1).unsqueeze(1)
-    errors = flat - scaled.flatten(1).unsqueeze(1)
-    moves = _balance(errors, movable.flatten(1).unsqueeze(1))
-    return (flat + moves).reshape(scaled.shape)
+        rows = errors.squeeze(2)
+        return codes + choose(rows, steps.squeeze(2), rows.sum(dim=1, keepdim=True)).moves().reshape(codes.shape)
+    kernels = errors.flatten(0, 1)
+    chosen = choose(kernels, steps.flatten(0, 1), kernels.sum(dim=1, keepdim=True))
+    moves = chosen.moves()
+    element, step = chosen.next_move()
+    left = (kernels + moves).gather(1, element).reshape(codes.shape[:2])
+    total = errors.sum(dim=(1, 2)).unsqueeze(1) + moves.reshape(len(codes), -1).sum(dim=1, keepdim=True)
+    last = choose(left, step.reshape(left.shape), total).moves()
+    return codes + moves.scatter_add_(1, element, last.reshape(-1, 1)).reshape(codes.shape)
 
 
-def _movable(scaled: Tensor, codes: Tensor, low: int, high: int) -> Tensor:
+def movable(codes: Tensor, errors: Tensor, low: int, high: int) -> Tensor:
     """For each code the step (+1, -1 or 0) to the neighbour on the other side of its weight; 0 where there is none."""
-    direction = -(codes - scaled).sign()
+    direction = -errors.sign()
     target = codes + direction
-    return torch.where((target >= low) & (target <= high), direction, torch.zeros_like(direction))
+    return direction.masked_fill_((target < low) | (target > high), 0.0)
 
 
-def _balance(errors: Tensor, movable: Tensor) -> Tensor:
-    """The moves that bring the sum of errors over the last axes of each row to at most one half.
+@dataclass(frozen=True)
+class Choice:
+    """Which elements of each row move, and which one would be next; the most pressing elements only.
+
+    Attributes:
+        errors: (rows, elements).
+        total: the sum to be brought to at most one half, (rows, 1).
+        order: the most pressing elements of each row, most pressing first, (rows, most).
+        able: whether they can move in the direction that the row needs, (rows, most).
+    """
+
+    errors: Tensor
+    total: Tensor
+    order: Tensor
+    able: Tensor
+
+    def moves(self) -> Tensor:
+        """+1, -1 or 0 for each element, (rows, elements)."""
+        rank = torch.arange(self.order.shape[1], device=self.order.device)
+        moves = -self.total.sign() * (self.able & (rank < self.total.abs().round()))
+        return torch.zeros_like(self.errors).scatter_(1, self.order, moves)
+
+    def next_move(self) -> tuple[Tensor, Tensor]:
+        """The one element of each row that a later stage may move, (rows, 1), and its step.
+
+        After an overshoot the last element moved may be moved back, else the next in line may be moved the same way.
+        """
+        count = self.total.abs().round()
+        overshoot = (count >= self.total.abs()) & (count > 0)
+        rank = torch.where(overshoot, count - 1, count).long().clamp_(max=self.order.shape[1] - 1)
+        step = torch.where(overshoot, self.total.sign(), -self.total.sign()) * self.able.gather(1, rank)
+        return self.order.gather(1, rank), step
+
+
+def choose(errors: Tensor, steps: Tensor, total: Tensor) -> Choice:
+    """Find those elements whose moves bring ``total`` to at most one half with the smallest harm.
 
     Args:
-        errors: (rows, groups, elements) or (rows, 1, elements); summed over the last two axes per row and group.
-        movable: same shape, the step each element may take.
+        errors: (rows, elements).
+        steps: that each element may take, same shape.
+        total: (rows, 1).
     """
-    flat, steps = errors.flatten(1), movable.flatten(1)
-    total = flat.sum(dim=1, keepdim=True)
-    wanted = -total.sign()
-    priority = torch.where(steps == wanted, flat.abs(), torch.zeros_like(flat))
-    rank = priority.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    chosen = (rank < total.abs().round()) & (priority > 0)
-    return torch.where(chosen, steps, torch.zeros_like(steps)).reshape(errors.shape)
-
-
-def _kernel_stage(scaled: Tensor, codes: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
-    """Balance every kernel; also the one element of each kernel that the channel stage may move, and which way."""
-    rows = scaled.flatten(0, 1).unsqueeze(1)
-    codes = codes.flatten(0, 1).unsqueeze(1)
-    errors = (codes - rows).squeeze(1)
-    movable = _movable(rows, codes, low, high).squeeze(1)
-    total = errors.sum(dim=1, keepdim=True)
-    count = total.abs().round()
-    priority = torch.where(movable == -total.sign(), errors.abs(), torch.zeros_like(errors))
-    order = priority.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    chosen = (rank < count) & (priority > 0)
-    moves = torch.where(chosen, movable, torch.zeros_like(movable))
-    # Overshoot: the last element moved may be moved back. Else: the next in line may be moved the same way.
-    overshoot = (count >= total.abs()) & (count > 0)
-    candidate = order.gather(1, torch.where(overshoot, count - 1, count).long().clamp(max=errors.shape[1] - 1))
-    step = torch.where(overshoot, -moves.gather(1, candidate), movable.gather(1, candidate))
-    step = torch.where(priority.gather(1, candidate) > 0, step, torch.zeros_like(step))
-    allowed = torch.zeros_like(movable).scatter(1, candidate, step)
-    return (codes.squeeze(1) + moves).reshape(scaled.shape), allowed.reshape(scaled.shape)
+    priority = torch.where(steps == -total.sign(), errors.abs(), 0.0)
+    most = min(int(total.abs().max().round()) + 1, errors.shape[1])
+    pressing, order = priority.topk(most, dim=1)
+    return Choice(errors, total, order, pressing > 0)

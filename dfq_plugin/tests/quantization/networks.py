@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from nncf.common.quantization.structs import QuantizationScheme
 from nncf.torch.function_hook import get_hook_storage
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from dfq_plugin.quantization.nncf_graph import Body, OperatorGraph
 
+Network = TypeVar("Network", bound=nn.Module)
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
 
@@ -31,7 +34,7 @@ class Branches(nn.Module):
         return logits
 
 
-def filled(network: nn.Module) -> nn.Module:
+def filled(network: Network) -> Network:
     """Random weights, and BatchNorm layers whose statistics and affine values are all different from 0 and 1."""
     random = torch.Generator().manual_seed(5)
     with torch.no_grad():

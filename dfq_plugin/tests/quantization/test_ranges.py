@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from dfq_plugin.quantization import ranges
 from dfq_plugin.quantization.ranges import (
+    ACTIVATION_POWER,
     BINS,
     CLIP_RATIOS,
-    ERROR_POWER,
+    WEIGHT_POWER,
     TensorHistogram,
+    fit_range,
+    fit_scales,
     search_channel_scales,
     search_tensor_range,
     search_tensor_scale,
@@ -31,10 +34,10 @@ def histogram_of(*batches: Tensor) -> TensorHistogram:
     return histogram
 
 
-def error(values: Tensor, step: float, low: int, high: int) -> float:
+def error(values: Tensor, step: float, low: int, high: int, power: float = ACTIVATION_POWER) -> float:
     """The measure, written out once more: mean of |x - Q(x)|^p."""
     rounded = (values.double() / step).round().clamp(low, high) * step
-    return float((values.double() - rounded).abs().pow(ERROR_POWER).mean())
+    return float((values.double() - rounded).abs().pow(power).mean())
 
 
 class TestHistogram:
@@ -61,6 +64,14 @@ class TestHistogram:
         histogram = histogram_of(torch.tensor([2.0]), torch.tensor([0.1, -2.0]))
         assert histogram.limit == 2.0
         assert histogram.counts.sum() == 3
+
+    def test_shares_say_how_much_each_part_of_a_batch_counts(self) -> None:
+        values = torch.tensor([[1.0, 1.0], [-1.0, 0.5]])
+        histogram = TensorHistogram()
+        histogram.update(values, torch.tensor([0.75, 0.25]))
+        centres, counts = histogram.occupied()
+        assert centres.tolist() == pytest.approx([-1.0, 0.5, 1.0], abs=1.0 / BINS)
+        assert counts.tolist() == [0.25, 0.25, 1.5]
 
     def test_is_empty_for_zeros_alone_and_counts_them_later(self) -> None:
         histogram = histogram_of(torch.zeros(5))
@@ -160,7 +171,11 @@ class TestChannelScales:
         weight[1, :1000], weight[1, 1000] = 1.0, 7.0
         scales = search_channel_scales(weight, -7, 7)
         assert scales.tolist() == pytest.approx([7.0, 7.0])
-        assert search_channel_scales(weight, -1, 1).tolist()[1] < 1.2  # codes -1, 0, 1: the many ones decide
+        # Codes -1, 0, 1: to keep a 10 costs 1000 times 1, to give it up 8^4. A 5 costs only 4^4: the ones decide.
+        weight[1, 1000] = 10.0
+        assert search_channel_scales(weight, -1, 1).tolist()[1] == pytest.approx(10.0)
+        weight[1, 1000] = 5.0
+        assert search_channel_scales(weight, -1, 1).tolist()[1] < 1.5
 
     @pytest.mark.parametrize("bits", [2, 3, 4, 8])
     def test_is_never_worse_than_the_full_range(self, bits: int) -> None:
@@ -169,7 +184,26 @@ class TestChannelScales:
         scales = search_channel_scales(weight, -high, high)
         for row, scale in zip(weight, scales.tolist(), strict=True):
             full = float(row.abs().max())
-            assert error(row, scale / high, -high, high) <= error(row, full / high, -high, high) * (1 + 1e-5)
+            found, whole = (error(row, each / high, -high, high, WEIGHT_POWER) for each in (scale, full))
+            assert found <= whole * (1 + 1e-5)
+
+    @pytest.mark.parametrize("bits", [2, 3, 4, 8])
+    def test_is_as_good_as_trying_every_ratio(self, bits: int) -> None:
+        weight = torch.randn(20, 300, generator=RANDOM) * torch.randn(20, 300, generator=RANDOM)
+        high = 2 ** (bits - 1) - 1
+        found = search_channel_scales(weight, -high, high).tolist()
+        total, best = 0.0, 0.0
+        for row, scale in zip(weight, found, strict=True):
+            candidates = (CLIP_RATIOS * row.abs().max() / high).tolist()
+            tried = [error(row, step, -high, high, WEIGHT_POWER) for step in candidates]
+            total, best = total + error(row, scale / high, -high, high, WEIGHT_POWER), best + min(tried)
+        assert total <= best * 1.002
+
+    def test_clips_the_more_the_fewer_bits_there_are(self) -> None:
+        weight = LONG_TAIL.unsqueeze(0)
+        scales = [search_channel_scales(weight, 1 - 2 ** (b - 1), 2 ** (b - 1) - 1).item() for b in (8, 4, 3, 2)]
+        assert scales == sorted(scales, reverse=True)
+        assert scales[0] > 2 * scales[-1]
 
     def test_takes_channels_from_the_axis_it_is_told(self) -> None:
         weight = torch.randn(5, 3, 2, 2, generator=RANDOM)
@@ -195,6 +229,38 @@ class TestChannelScales:
     def test_is_the_largest_magnitude_when_nothing_else_is_tried(self) -> None:
         weight = torch.tensor([[0.1, -0.4], [3.0, 2.0]])
         assert search_channel_scales(weight, -1, 1, ratios=torch.ones(1)).tolist() == pytest.approx([0.4, 3.0])
+
+
+class TestFitting:
+    def test_a_signed_tensor_gets_a_signed_quantizer_and_its_searched_scale(self) -> None:
+        quantizer, histogram = symmetric(9.0, bits=4, signed=False), histogram_of(LONG_TAIL)
+        fit_range(quantizer, histogram)
+        assert quantizer.signed
+        assert quantizer.scale.item() == pytest.approx(search_tensor_scale(histogram, -8, 7))
+        fit_range(quantizer, histogram_of(LONG_TAIL.abs()))
+        assert not quantizer.signed
+        assert quantizer.scale.item() == pytest.approx(search_tensor_scale(histogram_of(LONG_TAIL.abs()), 0, 15))
+
+    def test_an_asymmetric_quantizer_gets_both_ends(self) -> None:
+        quantizer, histogram = asymmetric(-9.0, 9.0, bits=4), histogram_of(LONG_TAIL + 0.7)
+        fit_range(quantizer, histogram)
+        low, high = search_tensor_range(histogram, 16)
+        assert quantizer.input_low.item() == pytest.approx(low)
+        assert quantizer.input_range.item() == pytest.approx(high - low)
+
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_a_weight_gets_a_scale_for_each_channel_of_its_quantizer(self, axis: int) -> None:
+        weight = torch.randn(5, 4, 3, 3, generator=RANDOM)
+        shape = [size if dimension == axis else 1 for dimension, size in enumerate(weight.shape)]
+        quantizer = symmetric(torch.ones(shape), bits=3, narrow=True)
+        fit_scales(quantizer, weight)
+        assert list(quantizer.scale.shape) == shape
+        assert torch.equal(quantizer.scale.flatten(), search_channel_scales(weight, -3, 3, axis))
+
+    def test_a_weight_gets_one_scale_where_its_quantizer_has_one(self) -> None:
+        weight, quantizer = torch.randn(5, 4, generator=RANDOM), symmetric(1.0, bits=3, narrow=True)
+        fit_scales(quantizer, weight, torch.ones(1))
+        assert quantizer.scale.item() == weight.abs().max()
 
 
 class TestSetLimits:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.quantization.squant import round_weights, squant_codes
+from dfq_plugin.quantization.squant import choose, movable, round_weights, squant_codes
 from dfq_plugin.student import ProductLayer, QuantizerSite, Student
 from dfq_plugin.tests.quantization.networks import filled, put, symmetric, traced
 
@@ -91,6 +91,29 @@ class TestSquantCodes:
         if bits > 2:
             assert errors.sum(dim=2).abs().max() <= 1.0
             assert errors.sum(dim=(1, 2)).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_kernel_stage_brings_every_kernel_to_one_half(bits: int) -> None:
+    top = 2 ** (bits - 1) - 1
+    scaled = (random_weights((8, 16, 9), top, seed=bits) * 0.9).flatten(0, 1)
+    codes = scaled.round()
+    errors = codes - scaled
+    assert errors.sum(dim=1).abs().max() > 1.0
+    balanced = errors + choose(errors, movable(codes, errors, -top, top), errors.sum(dim=1, keepdim=True)).moves()
+    assert balanced.sum(dim=1).abs().max() <= 0.5
+    assert balanced.abs().max() < 1.0
+
+
+def test_kernel_stage_leaves_the_last_or_the_next_element_to_the_channel_stage() -> None:
+    # First row: the sum of -1.1 moves the first element (count 1 < 1.1): next in line is the third. Second row: the sum
+    # of 0.9 moves the second element down, by more than was needed: it may be moved back. Third: nothing to do.
+    errors = torch.tensor([[-0.4, -0.3, -0.4], [0.3, 0.4, 0.2], [0.0, 0.0, 0.0]])
+    choice = choose(errors, -errors.sign(), errors.sum(dim=1, keepdim=True))
+    assert choice.moves().tolist() == [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
+    element, step = choice.next_move()
+    assert element.flatten().tolist()[:2] == [2, 1]
+    assert step.flatten().tolist() == [1.0, 1.0, 0.0]
 
 
 def test_hand_computed_kernel() -> None:
