@@ -76,14 +76,14 @@ def proven(output: Path) -> Iterator[Path]:
     try:
         yield candidate
     except ValidationError as error:
-        (output / MODEL).unlink(missing_ok=True)
+        export.remove_model(output / MODEL)
         if not candidate.exists():
             raise
-        candidate.replace(output / REJECTED)
+        export.move_model(candidate, output / REJECTED)
         msg = str(error).replace(str(candidate), str(output / REJECTED))
         raise ValidationError(msg) from error
     else:
-        candidate.replace(output / MODEL)
-        (output / REJECTED).unlink(missing_ok=True)
+        export.move_model(candidate, output / MODEL)
+        export.remove_model(output / REJECTED)
     finally:
-        candidate.unlink(missing_ok=True)
+        export.remove_model(candidate)
