@@ -60,6 +60,8 @@ class SyntheticSet:
         provenance: Where the set comes from.
         pixel_range: Smallest and largest value that a real image can have in this input space, from the teacher's mean
             and std; None when they are not known. Synthetic pixels may lie outside.
+        informative: False when the images only stand in so that the network can be run, and nothing is to be learned
+            from them; ranges are then derived from BatchNorm statistics.
     """
 
     images: Tensor
@@ -67,6 +69,7 @@ class SyntheticSet:
     soft_labels: Tensor | None
     provenance: Provenance
     pixel_range: tuple[float, float] | None = None
+    informative: bool = True
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -78,8 +81,13 @@ class SyntheticSet:
             tensors["labels"] = self.labels
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
-        metadata = {"format": FORMAT, "provenance": json.dumps(asdict(self.provenance))}
-        write_tensors(Path(path), tensors, metadata | {"pixel_range": json.dumps(self.pixel_range)})
+        metadata = {
+            "format": FORMAT,
+            "provenance": json.dumps(asdict(self.provenance)),
+            "pixel_range": json.dumps(self.pixel_range),
+            "informative": json.dumps(self.informative),
+        }
+        write_tensors(Path(path), tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> SyntheticSet:
@@ -95,11 +103,13 @@ class SyntheticSet:
         try:
             provenance = Provenance(**json.loads(metadata["provenance"]))
             pixel_range = json.loads(metadata.get("pixel_range", "null"))
+            informative = bool(json.loads(metadata.get("informative", "true")))
         except (KeyError, TypeError, ValueError) as error:
             msg = f"The provenance stored in {path} cannot be read: {error}."
             raise InputError(msg) from error
         limits = None if pixel_range is None else (float(pixel_range[0]), float(pixel_range[1]))
-        return cls(tensors["images"], tensors.get("labels"), tensors.get("soft_labels"), provenance, limits)
+        labels, soft_labels = tensors.get("labels"), tensors.get("soft_labels")
+        return cls(tensors["images"], labels, soft_labels, provenance, limits, informative)
 
     def to_nncf(
         self,

@@ -15,6 +15,7 @@ from dfq_plugin.config.legacy import READERS, SCRIPT_KEYS, homes, note_defaults,
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
 from dfq_plugin.config.problems import describe_errors
 from dfq_plugin.config.reading import apply_override, parse_override, read_document
+from dfq_plugin.config.recipes import apply_recipe
 from dfq_plugin.config.schema import Config, Note
 from dfq_plugin.config.statements import Statements, flatten
 from dfq_plugin.errors import ConfigError
@@ -131,6 +132,7 @@ def _gather(source: str | Path | Mapping[str, Any], overrides: Sequence[str]) ->
     for override in parsed:
         if override.path[0] not in READERS:
             statements.override(override.path, override.value, override.label)
+    apply_recipe(statements)
     note_defaults(raw, statements)
     return statements, label
 

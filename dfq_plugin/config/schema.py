@@ -88,6 +88,11 @@ class Config(Settings):
         description="One image: channels, height, width.",
         json_schema_extra={"allowed": "[channels, height, width], each at least 1"},
     )
+    recipe: Literal["fast", "balanced", "best"] | None = Field(
+        default=None,
+        description="Choose, for the bits asked for, whatever is said nowhere: in seconds, in minutes, or as good as it "
+        "gets.",
+    )
     calibration: CalibrationSettings = Field(
         default=CalibrationSettings(), description="Which provider makes the synthetic images, and how many."
     )

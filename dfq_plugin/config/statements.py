@@ -61,6 +61,10 @@ class Statements:
         """Whether a setting was said outright."""
         return path in self._said
 
+    def knows(self, *path: str) -> bool:
+        """Whether a setting was said outright or follows from something else that was."""
+        return path in self._said or path in self._implied
+
     def value(self, *path: str) -> Any:  # noqa: ANN401
         """What was said or implied about a setting, None when nothing was."""
         return (self._implied | self._said).get(path, (None, ""))[0]

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from dfq_plugin.batches import BatchSource, FixedBatches
 from dfq_plugin.config import FinetuneSettings
-from dfq_plugin.errors import InputError
+from dfq_plugin.errors import ConfigError, InputError
 from dfq_plugin.finetuning.hooks import FinetuneHooks
 from dfq_plugin.progress import track
 from dfq_plugin.student import Student
@@ -61,7 +61,7 @@ def finetune(
             was killed goes on from it, with the same result as an unbroken one.
 
     Raises:
-        ConfigError: the settings name a layer that the teacher does not have.
+        ConfigError: the settings name a layer that the teacher does not have, or the images only stand in.
         InputError: the loss or a weight stops being finite, or the checkpoint is that of another run.
     """
     if settings.epochs == 0:
@@ -98,9 +98,19 @@ def finetune(
 
 
 def as_source(data: SyntheticSet | BatchSource, settings: FinetuneSettings) -> BatchSource:
-    """The batches of a synthetic set as the settings want them; a source stays as it is."""
+    """The batches of a synthetic set as the settings want them; a source stays as it is.
+
+    Raises:
+        ConfigError: the images of the set only stand in.
+    """
     if not isinstance(data, SyntheticSet):
         return data
+    if not data.informative:
+        msg = (
+            f"Fine-tuning learns from images, and those of provider '{data.provenance.provider}' only stand in; choose "
+            "another provider, or set finetune.epochs to 0."
+        )
+        raise ConfigError(msg)
     return FixedBatches(
         data,
         settings.batch_size,

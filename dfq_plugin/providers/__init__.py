@@ -16,6 +16,7 @@ BUILTIN_PROVIDERS: Final = {
     "intraq": "dfq_plugin.providers.intraq",
     "mixture": "dfq_plugin.providers.mixture",
     "noise": "dfq_plugin.providers.noise",
+    "none": "dfq_plugin.providers.none",
     "qimera": "dfq_plugin.providers.qimera",
     "zeroq": "dfq_plugin.providers.zeroq",
 }

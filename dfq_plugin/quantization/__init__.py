@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dfq_plugin.config import QuantizeSettings
-from dfq_plugin.errors import UnsupportedModelError
+from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.network_state import untouched_random_state
 from dfq_plugin.quantization.analytic_ranges import batchnorm_moments
 from dfq_plugin.quantization.bits import summarise
@@ -50,7 +50,8 @@ def quantize(
         The student, in eval mode, its biases on the integer grid.
 
     Raises:
-        ConfigError: an ignored scope or a bit override matches nothing in the network.
+        ConfigError: an ignored scope or a bit override matches nothing in the network, or reconstruction is asked for
+            on images that only stand in.
         InputError: the network is not finite on the images, or one of its activations is zero on all of them.
         UnsupportedModelError: the network has nothing that can be quantized.
     """
@@ -59,6 +60,8 @@ def quantize(
         msg = f"{type(teacher).__name__} has no weights, so there is nothing to quantize."
         raise UnsupportedModelError(msg)
     device = weight.device
+    if not synthetic.informative:
+        settings = _without_images(settings, synthetic.provenance.provider)
     ensure_extension("cuda" if device.type == "cuda" else "cpu")
     example = synthetic.images[:1].to(device)
     network = prepare(teacher, example)
@@ -84,6 +87,19 @@ def quantize(
     student = finish(hooked, step) if train is None else step.student(hooked, (channels, height, width))
     logger.info("Bit plan:\n%s", summarise(student.plan))
     return student
+
+
+def _without_images(settings: QuantizeSettings, provider: str) -> QuantizeSettings:
+    """The settings for a set whose images only stand in: ranges come from BatchNorm statistics unless said otherwise."""
+    if settings.reconstruction.steps:
+        msg = (
+            f"quantize.reconstruction learns from images, and those of provider '{provider}' only stand in; choose "
+            "another provider, or set quantize.reconstruction.steps to 0."
+        )
+        raise ConfigError(msg)
+    if settings.activation_range == "auto":
+        return settings.model_copy(update={"activation_range": "batchnorm"})
+    return settings
 
 
 def _cover_pixels(student: Student, pixel_range: tuple[float, float]) -> None:

@@ -1,0 +1,52 @@
+"""Recipes: what to choose, for the bits that are asked for, where the config says nothing.
+
+A recipe only fills in: whatever a file or the command line says wins, setting by setting. What each costs and gives is
+measured in ``docs/recipes.md``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dfq_plugin.config.statements import Statements, flatten
+
+EIGHT = 8  # at eight bits rounding to the right neighbour is enough; below, it has to be learned
+
+# The provider is the one that suits the network; its own defaults are those of papers, made for a GPU and hours.
+_SYNTHESIS: dict[str, Any] = {"provider": "auto", "params": {"steps": 200, "learning_rate": 0.1}}
+
+_FAST: dict[str, Any] = {"calibration": {"provider": "none", "num_samples": 16}}
+_EIGHT_BITS: dict[str, dict[str, Any]] = {
+    "fast": _FAST,
+    "balanced": {"calibration": _SYNTHESIS | {"num_samples": 64}},
+    "best": {"calibration": _SYNTHESIS | {"num_samples": 256}, "quantize": {"reconstruction": {"steps": 300}}},
+}
+_LOW_BITS: dict[str, dict[str, Any]] = {
+    "fast": _FAST,
+    "balanced": {"calibration": _SYNTHESIS | {"num_samples": 256}, "quantize": {"reconstruction": {"steps": 300}}},
+    "best": {
+        "calibration": _SYNTHESIS | {"num_samples": 512},
+        "quantize": {"reconstruction": {"steps": 1000}},
+        "finetune": {"epochs": 40},
+    },
+}
+
+
+def apply_recipe(to: Statements) -> None:
+    """Fill in what the recipe chooses, wherever nothing has been said or follows from what was said.
+
+    Args:
+        to: knows everything the file and the overrides say. An unknown recipe or bits that are no bits are left alone;
+            they are reported when the settings are checked.
+    """
+    recipe, weight_bits = to.value("recipe"), to.value("quantize", "weight_bits")
+    activation_bits = to.value("quantize", "activation_bits")
+    low = any(isinstance(bits, int) and bits < EIGHT for bits in (weight_bits, activation_bits))
+    table = _LOW_BITS if low else _EIGHT_BITS
+    if recipe not in table:
+        return
+    own_provider = to.says("calibration", "provider")  # which has parameters of its own
+    for path, value, _ in flatten(table[recipe], ()):
+        if to.knows(*path) or (own_provider and path[:2] == ("calibration", "params")):
+            continue
+        to.imply(path, value, f"recipe '{recipe}'")

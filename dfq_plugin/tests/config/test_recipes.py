@@ -1,0 +1,98 @@
+"""Recipes fill in what a config leaves open, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dfq_plugin.config import Config, load_config
+from dfq_plugin.errors import ConfigError
+
+RECIPES = ("fast", "balanced", "best")
+
+
+def config(recipe: str | None, *overrides: str, **sections: Any) -> Config:
+    said = {} if recipe is None else {"recipe": recipe}
+    return load_config({"model": {"source": "timm:any"}, "input_shape": [3, 8, 8], **said, **sections}, overrides)
+
+
+def low(recipe: str, **sections: Any) -> Config:
+    return config(recipe, quantize={"weight_bits": 4, "activation_bits": 4}, **sections)
+
+
+def test_fast_makes_no_images() -> None:
+    for found in (config("fast"), low("fast")):
+        assert found.calibration.provider == "none"
+        assert found.quantize.reconstruction.steps == 0
+        assert found.finetune.epochs == 0
+
+
+def test_better_recipes_do_more_and_low_bits_more_than_eight() -> None:
+    balanced, best, low_balanced, low_best = (
+        (found.calibration.num_samples, found.quantize.reconstruction.steps, found.finetune.epochs)
+        for found in (config("balanced"), config("best"), low("balanced"), low("best"))
+    )
+    assert balanced < best < low_best
+    assert balanced < low_balanced < low_best
+
+
+@pytest.mark.parametrize("kind", ["weight_bits", "activation_bits"])
+def test_one_kind_of_low_bits_is_enough(kind: str) -> None:
+    assert config("balanced", quantize={kind: 5}) != config("balanced", quantize={kind: 8})
+    assert config("balanced", quantize={kind: 5}).quantize.reconstruction.steps > 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_said_wins(recipe: str) -> None:
+    found = low(recipe, calibration={"num_samples": 7}, finetune={"epochs": 3})
+    assert found.calibration.num_samples == 7
+    assert found.finetune.epochs == 3
+    assert found.calibration.provider == low(recipe).calibration.provider
+
+
+def test_the_command_line_wins() -> None:
+    found = config("best", "quantize.reconstruction.steps=9", "quantize.weight_bits=4")
+    assert found.quantize.reconstruction.steps == 9
+    assert found.finetune.epochs > 0  # the recipe looks at the bits of the command line
+
+
+def test_a_recipe_can_be_chosen_on_the_command_line() -> None:
+    assert config(None, 'recipe="fast"').calibration == config("fast").calibration
+
+
+def test_bits_of_nncf2_count() -> None:
+    compression = {"algorithm": "quantization", "weights": {"bits": 4}, "activations": {"bits": 4}}
+    assert config("best", compression=compression).finetune == low("best").finetune
+
+
+def test_another_provider_keeps_its_own_parameters() -> None:
+    found = low("balanced", calibration={"provider": "noise"})
+    assert found.calibration.params == {}
+    assert found.quantize.reconstruction.steps > 0
+
+
+def test_parameters_are_filled_in_one_by_one() -> None:
+    found = low("balanced", calibration={"params": {"steps": 5}})
+    assert found.calibration.params["steps"] == 5
+    assert set(found.calibration.params) == set(low("balanced").calibration.params)
+
+
+def test_without_a_recipe_the_sections_have_their_own_defaults() -> None:
+    assert config(None).calibration.provider == "intraq"
+    assert config(None).recipe is None
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_origins_name_the_recipe(recipe: str) -> None:
+    assert low(recipe).origins["calibration.provider"] == f"recipe '{recipe}'"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_resolved_config_is_the_same_job(recipe: str) -> None:
+    assert load_config(low(recipe).resolved()) == low(recipe)
+
+
+def test_unknown_recipe_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"/recipe: .*'fast', 'balanced'"):
+        config("quick")
