@@ -1,8 +1,10 @@
 """Accuracy of the whole job on labelled images: the drop from float, for each provider and seed, last step.
 
     python benchmarks/accuracy.py resnet20 --data DIR --bits 4 --epochs 20 --providers intraq noise folder --seeds 0 1 2
+    python benchmarks/accuracy.py resnet20 --data DIR --recipe best --bits 3 --all-layers --providers recipe folder
     python benchmarks/accuracy.py efficientnet_lite0 --data DIR --providers intraq noise folder
 
+A recipe brings a provider of its own, named ``recipe`` here; with another provider it chooses the rest.
 DIR holds, for ``resnet20``, ``resnet20_cifar10_jpeg.safetensors``, ``cifar10_jpeg_test.safetensors`` and
 ``cifar10_jpeg_train5120.safetensors``; for ``efficientnet_lite0`` a folder ``imagenet_sample`` of images named
 ``CLASS_*.jpg``. The ``folder`` provider is the real-data baseline: training images for CIFAR, for ImageNet 64 images of
@@ -49,8 +51,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=["resnet20", "efficientnet_lite0"])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--bits", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=0)
+    parser.add_argument("--bits", type=int, default=8, help="of weights and activations")
+    parser.add_argument("--activation-bits", type=int, help="where they differ from those of the weights")
+    parser.add_argument("--all-layers", action="store_true", help="first and last layer too, not at 8 bits")
+    parser.add_argument("--recipe", choices=["fast", "balanced", "best"])
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--providers", nargs="+", default=["intraq"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", dest="overrides", action="append", default=[])
@@ -63,22 +68,32 @@ def parse() -> argparse.Namespace:
 def measure(arguments: argparse.Namespace, provider: str, seed: int) -> dict[str, Any]:
     """One job."""
     start = time.perf_counter()
-    name = f"{arguments.network}_{provider}_{arguments.bits}_{seed}"
+    activation_bits = arguments.activation_bits or arguments.bits
+    bits = f"w{arguments.bits}a{activation_bits}" + ("_all" if arguments.all_layers else "")
+    name = "_".join([arguments.network, *([arguments.recipe] if arguments.recipe else []), provider, bits, str(seed)])
     describe = resnet20_job if arguments.network == "resnet20" else efficientnet_job
     job = describe(arguments.data, arguments.output, provider)
-    job["calibration"] |= {"seed": seed, "provider": provider}
+    if arguments.recipe:
+        job["recipe"] = arguments.recipe
+        if provider != "folder":  # of real images there are only so many
+            del job["calibration"]["num_samples"]  # the recipe's
+    job["calibration"] |= {"seed": seed} if provider == "recipe" else {"seed": seed, "provider": provider}
     job["compression"] = {
         "algorithm": "quantization",
         "weights": {"bits": arguments.bits},
-        "activations": {"bits": arguments.bits},
+        "activations": {"bits": activation_bits},
     }
-    job["finetune"] = {"epochs": arguments.epochs, "seed": seed}
+    job["quantize"] = {"reconstruction": {"seed": seed}}
+    if arguments.all_layers:
+        job["quantize"]["first_last_bits"] = None
+    job["finetune"] = {"seed": seed} | ({} if arguments.epochs is None else {"epochs": arguments.epochs})
     job["output_dir"] = str(arguments.output / name)
     report = dfq.run(job, arguments.overrides)
     accuracy = report.accuracy
     return {
         "job": name,
         "float": accuracy["teacher"],
+        "student": accuracy["student"],
         "onnx": accuracy["onnx"],
         "drop": round(float(accuracy["teacher"] or 0) - float(accuracy["onnx"] or 0), 2),
         "agreement": report.agreement["onnx"],

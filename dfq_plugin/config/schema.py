@@ -90,7 +90,7 @@ class Config(Settings):
     )
     recipe: Literal["fast", "balanced", "best"] | None = Field(
         default=None,
-        description="Choose, for the bits asked for, whatever is said nowhere: in seconds, in minutes, or as good as it "
+        description="Choose what is said nowhere, to suit the bits: a result in seconds, in minutes, or as good as it "
         "gets.",
     )
     calibration: CalibrationSettings = Field(

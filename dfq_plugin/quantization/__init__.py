@@ -90,7 +90,7 @@ def quantize(
 
 
 def _without_images(settings: QuantizeSettings, provider: str) -> QuantizeSettings:
-    """The settings for a set whose images only stand in: ranges come from BatchNorm statistics unless said otherwise."""
+    """The settings for a set whose images only stand in: ranges come from BatchNorm unless said otherwise."""
     if settings.reconstruction.steps:
         msg = (
             f"quantize.reconstruction learns from images, and those of provider '{provider}' only stand in; choose "
