@@ -45,8 +45,22 @@ def test_weights_stay_within_the_budget_and_quantizers_have_what_the_plan_says(b
 
 def test_is_nearer_to_the_teacher_than_the_same_size_everywhere_alike() -> None:
     images, teacher = make_set(64, seed=1).images, tiny_teacher()
+    with torch.no_grad():
+        teacher.conv2.weight.copy_(0.1 * teacher.conv2.weight.sign())  # which two bits hold without any loss
     uniform = student_of(teacher, first_last_bits=None, weight_bits=4)
-    assert distance(within(4.0), teacher, images) < distance(uniform, teacher, images)
+    chosen = student_of(teacher, allocation={"average_weight_bits": 4.0}, **EVERYWHERE)
+    bits = {entry.layer: entry.applied for entry in chosen.plan if entry.kind == "weight"}
+    assert bits["conv2/conv2d/0"] == 2
+    assert average_bits(chosen) <= 4.0
+    assert distance(chosen, teacher, images) < 0.5 * distance(uniform, teacher, images)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5])
+def test_is_never_farther_from_it_where_single_losses_do_not_add_up(bits: int) -> None:
+    # Of this network, adding up single losses chooses a worse plan than the same bits everywhere.
+    images, teacher = make_set().images, tiny_teacher()
+    uniform = student_of(teacher, first_last_bits=None, weight_bits=bits)
+    assert distance(within(float(bits)), teacher, images) <= distance(uniform, teacher, images)
 
 
 def test_rules_and_overrides_stay_and_count() -> None:

@@ -59,7 +59,7 @@ class TestBits:
         for site, weight in weights_of(student).values():
             for row in student.quantizer(site.name)(weight).flatten(1):
                 codes = len(row.unique())
-                assert codes <= 2**bits - 1  # symmetric around zero
+                assert codes <= 2**bits
                 assert codes >= min(2**bits - 1, 3) - 1
 
     @pytest.mark.parametrize("preset", ["performance", "mixed"])
@@ -88,7 +88,7 @@ class TestBits:
             "images": 6,
         }
         (site, weight) = weights_of(student)["conv2/conv2d/0"]
-        assert len(student.quantizer(site.name)(weight)[0].unique()) <= 7
+        assert len(student.quantizer(site.name)(weight)[0].unique()) <= 8
 
     def test_an_override_that_matches_nothing_is_an_error(self) -> None:
         with pytest.raises(ConfigError, match="'conv7' matches no quantizer"):
@@ -164,7 +164,8 @@ def test_our_step_stands_between_placement_and_bias_correction(monkeypatch: pyte
 @pytest.mark.parametrize("rounding", ["nearest", "squant"])
 def test_bias_correction_makes_up_for_the_weights_as_they_are_rounded(rounding: str) -> None:
     teacher, images = tiny_teacher(), make_set().images
-    fields: dict[str, Any] = {"bit_overrides": {"fc|WEIGHT": 2}, "activation_range": "min_max", "rounding": rounding}
+    ranges = {"activation_range": "min_max", "weight_range": "min_max"}  # NNCF leaves alone what is too far off
+    fields: dict[str, Any] = {"bit_overrides": {"fc|WEIGHT": 2}, "rounding": rounding, **ranges}
     with torch.no_grad():
         expected = teacher(images).mean(0)
         corrected, plain = (

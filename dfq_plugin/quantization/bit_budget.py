@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dfq_plugin.config.quantize_settings import AllocationSettings
-from dfq_plugin.quantization.allocation import allocate, bit_operations, size_in_bits
+from dfq_plugin.quantization.allocation import Bits, Cost, Losses, allocate, bit_operations, size_in_bits
 from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, OperatorGraph
-from dfq_plugin.quantization.sensitivity import measure_losses
+from dfq_plugin.quantization.sensitivity import measure_losses, measure_plans
 from dfq_plugin.student import BitAssignment, ProductLayer, Student
 
 REQUESTED, WITHIN_BUDGET = "requested", "budget"
@@ -50,13 +50,25 @@ def choose_bits(
         return list(plan)
     free = [entry.name for entry in plan if entry.kind in kinds and entry.reason == REQUESTED]
     sites = [site for site in student.sites if site.name in free]
-    losses = measure_losses(student, sites, settings.widths, images[: settings.num_images])
-    chosen = allocate(losses, {entry.name: entry.applied for entry in plan if entry.name not in losses}, cost, budget)
-    logger.info("Bits within the budget: %.3g of %.3g used, expected error %.3g", chosen.cost, budget, chosen.loss)
+    tried = images[: settings.num_images]
+    losses = measure_losses(student, sites, settings.widths, tried)
+    given = {entry.name: entry.applied for entry in plan if entry.name not in losses}
+    plans = [allocate(losses, given, cost, budget).bits, *_uniform(losses, given, cost, budget)]
+    # The losses of single quantizers need not add up, so that the choice has to prove itself.
+    together = measure_plans(student, sites, plans, tried)
+    bits = plans[together.index(min(together))]
+    logger.info("Bits within the budget: %.3g of %.3g used, error %.3g", cost(bits), budget, min(together))
     return [
-        replace(entry, applied=chosen.bits[entry.name], reason=WITHIN_BUDGET) if entry.name in losses else entry
+        replace(entry, applied=bits[entry.name], reason=WITHIN_BUDGET) if entry.name in losses else entry
         for entry in plan
     ]
+
+
+def _uniform(losses: Losses, given: Bits, cost: Cost, budget: float) -> list[Bits]:
+    """The most bits that all quantizers can have alike, as the one other plan; none when even the least are too many."""
+    widths = sorted({width for options in losses.values() for width in options}, reverse=True)
+    plans: list[Bits] = [{**given, **dict.fromkeys(losses, width)} for width in widths]
+    return [bits for bits in plans if cost(bits) <= budget][:1]
 
 
 def _products(student: Student, graph: OperatorGraph, layer: ProductLayer) -> int:

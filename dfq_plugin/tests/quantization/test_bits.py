@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from nncf.torch.quantization.layers import SymmetricQuantizer
 
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.errors import ConfigError
@@ -139,20 +140,34 @@ class TestOverrides:
 
 
 class TestApply:
-    def assignment(self, bits: int) -> BitAssignment:
-        return BitAssignment("name", "activation", "relu", bits, bits, "requested")
+    def assignment(self, bits: int, kind: Literal["weight", "activation"] = "activation") -> BitAssignment:
+        return BitAssignment("name", kind, "relu", bits, bits, "requested")
 
     @pytest.mark.parametrize("bits", range(2, 9))
     def test_gives_the_codes_of_that_many_bits(self, bits: int) -> None:
-        weight, signed, unsigned = symmetric(narrow=True), symmetric(), symmetric(signed=False)
-        shifted = asymmetric(-1.0, 2.0)
-        for quantizer in (weight, signed, unsigned, shifted):
+        signed, unsigned, shifted = symmetric(), symmetric(signed=False), asymmetric(-1.0, 2.0)
+        for quantizer in (signed, unsigned, shifted):
             assert apply_bits(self.assignment(bits), quantizer) == self.assignment(bits)
         half = 2 ** (bits - 1)
-        assert (weight.level_low, weight.level_high) == (1 - half, half - 1)
         assert (signed.level_low, signed.level_high) == (-half, half - 1)
         assert (unsigned.level_low, unsigned.level_high) == (0, 2 * half - 1)
         assert (shifted.level_low, shifted.level_high) == (0, 2 * half - 1)
+
+    @pytest.mark.parametrize("bits", range(2, 8))
+    @pytest.mark.parametrize("half_range", [False, True])
+    def test_weights_below_8_bits_use_every_code(self, bits: int, half_range: bool) -> None:
+        weight = symmetric(narrow=True, half=half_range)
+        apply_bits(self.assignment(bits, "weight"), weight)
+        assert (weight.level_low, weight.level_high) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        again = SymmetricQuantizer.from_config(weight.get_config())
+        again.load_state_dict(weight.state_dict())
+        assert (again.level_low, again.level_high) == (weight.level_low, weight.level_high)
+
+    def test_weights_at_8_bits_keep_the_codes_that_nncf_gave_them(self) -> None:
+        for half_range, most in ((False, 127), (True, 63)):
+            weight = symmetric(narrow=True, half=half_range)
+            apply_bits(self.assignment(8, "weight"), weight)
+            assert (weight.level_low, weight.level_high) == (-most, most)
 
     def test_refuses_a_quantizer_that_keeps_its_bits(self) -> None:
         class Stubborn:
