@@ -65,7 +65,7 @@ def choose_bits(
 
 
 def _uniform(losses: Losses, given: Bits, cost: Cost, budget: float) -> list[Bits]:
-    """The most bits that all quantizers can have alike, as the one other plan; none when even the least are too many."""
+    """The most bits that all quantizers can have alike, as the one other plan; none when the least are too many."""
     widths = sorted({width for options in losses.values() for width in options}, reverse=True)
     plans: list[Bits] = [{**given, **dict.fromkeys(losses, width)} for width in widths]
     return [bits for bits in plans if cost(bits) <= budget][:1]
