@@ -99,7 +99,7 @@ def test_only_the_architecture_of_the_teacher_is_used_and_it_is_left_as_it_was(t
 
 def test_the_files_hold_no_pickle_and_no_half_written_one_is_left(tmp_path: Path) -> None:
     save_student(student_of(tiny_teacher()), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["student.json", "student.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bit_plan.json", "student.json", "student.safetensors"]
     json.loads((tmp_path / "student.json").read_text())
 
 

@@ -99,6 +99,10 @@ class QuantizeSettings(Settings):
         description="Bits of single quantizers by operation name, module name or `{re}` pattern. A key may end in "
         "`|WEIGHT`, `|INPUT` (what the operation reads) or `|OUTPUT`.",
     )
+    bit_plan: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="The `student/bit_plan.json` of an earlier run, whose bits are given again; `bit_overrides` win.",
+    )
     placement: Literal["deployable"] = Field(
         default="deployable",
         description="Where quantizers stand: everything that integer kernels can run is quantized.",

@@ -7,15 +7,12 @@ where it helps most.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 from dfq_plugin.errors import ConfigError
-from dfq_plugin.files import whole_file
-from dfq_plugin.student import ProductLayer, QuantizerSite
+from dfq_plugin.student import ProductLayer
 
 Bits = Mapping[str, int]  # by quantizer
 Losses = Mapping[str, Mapping[int, float]]  # by quantizer and number of bits
@@ -39,16 +36,6 @@ class Allocation:
     cost: float
     budget: float
     loss: float
-
-    def overrides(self, sites: Sequence[QuantizerSite]) -> dict[str, int]:
-        """The same as ``quantize.bit_overrides``, for a later run."""
-        endings = {"weight": "|WEIGHT", "activation": ""}
-        return {f"{site.layer}{endings[site.kind]}": self.bits[site.name] for site in sites if site.name in self.bits}
-
-    def save(self, path: str | Path, sites: Sequence[QuantizerSite]) -> None:
-        """Write the plan as a config file that a later run can take over: its section ``quantize``."""
-        with whole_file(Path(path)) as partial:
-            partial.write_text(json.dumps({"quantize": {"bit_overrides": self.overrides(sites)}}, indent=2) + "\n")
 
 
 def allocate(losses: Losses, given: Bits, cost: Cost, budget: float) -> Allocation:

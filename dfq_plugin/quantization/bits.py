@@ -6,15 +6,18 @@ really has afterwards is read back.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from nncf.torch.quantization.layers import PTQuantizerSpec
 
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.config.scopes import QuantizerGroup, match_scopes, split_quantizer_scope
-from dfq_plugin.errors import ConfigError
+from dfq_plugin.errors import ConfigError, InputError
+from dfq_plugin.files import whole_file
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite
 
 EIGHT = 8  # what NNCF places quantizers for
@@ -41,8 +44,10 @@ def plan_bits(
 
     Raises:
         ConfigError: an override matches no quantizer.
+        InputError: the file of an earlier plan cannot be read.
     """
-    overrides = _resolve_overrides(sites, settings.bit_overrides, module_types)
+    planned = {} if settings.bit_plan is None else read_plan(settings.bit_plan)
+    overrides = _resolve_overrides(sites, planned | settings.bit_overrides, module_types)
     assignments = []
     for site in sites:
         requested = settings.weight_bits if site.kind == "weight" else settings.activation_bits or IMAGE_BITS
@@ -136,3 +141,32 @@ def summarise(plan: Sequence[BitAssignment]) -> str:
         parts = [f"{count} x {bits} bit ({reason})" for (bits, reason), count in sorted(counts.items())]
         lines.append(f"{kind} quantizers: " + ", ".join(parts))
     return "\n".join(lines)
+
+
+def write_plan(plan: Sequence[BitAssignment], path: Path) -> None:
+    """Write a plan as the part of a config that gives every quantizer the same bits again."""
+    stand_before = [entry for entry in plan if entry.name.startswith("pre_hooks") and entry.kind == "activation"]
+    overrides = {entry.layer: entry.applied for entry in stand_before}  # first: they match more than they mean
+    for entry in plan:
+        if entry not in stand_before:
+            ending = "WEIGHT" if entry.kind == "weight" else "OUTPUT"
+            overrides[f"{entry.layer}|{ending}"] = entry.applied
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps({"quantize": {"bit_overrides": overrides}}, indent=2) + "\n")
+
+
+def read_plan(path: str | Path) -> dict[str, int]:
+    """Read what ``write_plan`` wrote, as ``quantize.bit_overrides``.
+
+    Raises:
+        InputError: there is no such file, or it is no bit plan.
+    """
+    try:
+        section = json.loads(Path(path).read_text(encoding="utf-8"))["quantize"]
+        return QuantizeSettings.model_validate(section).bit_overrides
+    except OSError as error:
+        msg = f"quantize.bit_plan: {path} cannot be read: {error.strerror}."
+        raise InputError(msg) from error
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"quantize.bit_plan: {path} is no bit plan; name a file bit_plan.json that an earlier run wrote."
+        raise InputError(msg) from error

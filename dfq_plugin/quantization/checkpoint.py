@@ -14,18 +14,20 @@ from torch import nn
 
 from dfq_plugin.errors import InputError, UnsupportedModelError
 from dfq_plugin.files import whole_file
+from dfq_plugin.quantization.bits import write_plan
 from dfq_plugin.quantization.extension import ensure_extension
 from dfq_plugin.quantization.prepare import prepare
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 from dfq_plugin.tensor_files import read_tensors, write_tensors
 
-DESCRIPTION, TENSORS = "student.json", "student.safetensors"
+DESCRIPTION, TENSORS, PLAN = "student.json", "student.safetensors", "bit_plan.json"
 FORMAT = 1
 
 
 def save_student(student: Student, folder: str | Path) -> None:
-    """Write a student into ``folder``; each file appears whole or not at all."""
+    """Write a student into ``folder``, and its bit plan for later runs; each file appears whole or not at all."""
     target = Path(folder)
+    write_plan(student.plan, target / PLAN)
     write_tensors(target / TENSORS, student.network.state_dict())
     description = {
         "format": FORMAT,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from dfq_plugin.config import load_config
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.quantization.allocation import allocate, bit_operations, size_in_bits
-from dfq_plugin.student import ProductLayer, QuantizerSite
+from dfq_plugin.student import ProductLayer
 
 WIDTHS = (2, 3, 4, 8)
 
@@ -90,17 +87,3 @@ class TestCosts:
         cost = bit_operations(layers, {"a": 1, "b": 1})
         bits = {"weight a": 4, "weight b": 4, "shared": 8}
         assert cost(bits) - cost({**bits, "shared": 4}) == 32.0
-
-
-def test_plan_is_saved_as_a_config_that_a_later_run_takes_over(tmp_path: Path) -> None:
-    sites = [
-        QuantizerSite("w", "weight", "conv/conv2d/0", ("conv/conv2d/0",), multiplied=True),
-        QuantizerSite("a", "activation", "relu/relu/0", ("conv/conv2d/0",), multiplied=True),
-        QuantizerSite("other", "activation", "/add/0", (), multiplied=False),
-    ]
-    plan = allocate({"w": losses_of(1.0)}, {"a": 4}, size_in_bits({"w": 1}), 3.0)
-    plan.save(tmp_path / "bits.json", sites)
-    section = json.loads((tmp_path / "bits.json").read_text())["quantize"]
-    assert section == {"bit_overrides": {"conv/conv2d/0|WEIGHT": 3, "relu/relu/0": 4}}
-    job = {"model": {"source": "python:a:b"}, "input_shape": [3, 8, 8], "quantize": section}
-    assert load_config(job).quantize.bit_overrides == plan.overrides(sites)

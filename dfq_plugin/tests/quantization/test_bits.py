@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from nncf.torch.quantization.layers import SymmetricQuantizer
 
-from dfq_plugin.config import QuantizeSettings
-from dfq_plugin.errors import ConfigError
-from dfq_plugin.quantization.bits import apply_bits, plan_bits, summarise
+from dfq_plugin.config import QuantizeSettings, load_config
+from dfq_plugin.errors import ConfigError, InputError
+from dfq_plugin.quantization.bits import apply_bits, plan_bits, summarise, write_plan
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite
 from dfq_plugin.tests.quantization.networks import asymmetric, symmetric
 
@@ -181,6 +183,49 @@ class TestApply:
 
         with pytest.raises(ConfigError, match="relu: asked for 4 bits, the quantizer has 8"):
             apply_bits(self.assignment(4), Stubborn())
+
+
+class TestFile:
+    def saved(self, folder: Path, **settings: Any) -> str:
+        full = QuantizeSettings.model_validate({"weight_bits": 3, "activation_bits": 5, **settings})
+        write_plan(plan_bits(SITES, LAYERS, full, MODULE_TYPES), folder / "bit_plan.json")
+        return str(folder / "bit_plan.json")
+
+    def test_a_later_run_gives_every_quantizer_the_same_bits(self, tmp_path: Path) -> None:
+        path = self.saved(tmp_path, first_last_bits=6, residual_bits=7, bit_overrides={"images": 4})
+        again = plan(bit_plan=path, weight_bits=8, activation_bits=8)
+        expected = plan(first_last_bits=6, residual_bits=7, bit_overrides={"images": 4})
+        assert {place: entry[1] for place, entry in again.items()} == {
+            place: entry[1] for place, entry in expected.items()
+        }
+
+    def test_a_quantizer_before_its_reader_does_not_speak_for_others_there(self, tmp_path: Path) -> None:
+        before = replace(RELU, name="pre_hooks.stem/conv2d/0__0.0", layer="stem/conv2d/0", readers=("stem/conv2d/0",))
+        sites = [*WEIGHTS, before]
+        settings = QuantizeSettings(weight_bits=3, activation_bits=5, first_last_bits=None)
+        write_plan(plan_bits(sites, LAYERS, settings, MODULE_TYPES), tmp_path / "bit_plan.json")
+        again = plan(sites, bit_plan=str(tmp_path / "bit_plan.json"), weight_bits=8, activation_bits=8)
+        assert again["weight stem/conv2d/0"][1] == 3
+        assert again["activation stem/conv2d/0"][1] == 5
+
+    def test_overrides_win(self, tmp_path: Path) -> None:
+        again = plan(bit_plan=self.saved(tmp_path), bit_overrides={"fc|WEIGHT": 2})
+        assert again["weight fc/linear/0"][1] == 2
+        assert again["weight block/0/conv2d/0"][1] == 3
+
+    def test_it_is_a_part_of_a_config(self, tmp_path: Path) -> None:
+        part = json.loads(Path(self.saved(tmp_path)).read_text())
+        job = load_config({"model": {"source": "python:a:b"}, "input_shape": [3, 8, 8], **part})
+        assert job.quantize.bit_overrides["block/0/conv2d/0|WEIGHT"] == 3
+
+    @pytest.mark.parametrize("content", ["", "{}", '{"quantize": 3}', '{"quantize": {"bit_overrides": {"fc": 40}}}'])
+    def test_another_file_is_refused_by_name(self, content: str, tmp_path: Path) -> None:
+        path = tmp_path / "other.json"
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"other\.json is no bit plan"):
+            plan(bit_plan=str(path))
+        with pytest.raises(InputError, match=r"none\.json cannot be read"):
+            plan(bit_plan=str(tmp_path / "none.json"))
 
 
 class TestSummary:
