@@ -12,20 +12,22 @@ from dfq_plugin.config.statements import Statements, flatten
 
 EIGHT = 8  # at eight bits rounding to the right neighbour is enough; below, it has to be learned
 
-# The provider is the one that suits the network; its own defaults are those of papers, made for a GPU and hours.
-_SYNTHESIS: dict[str, Any] = {"provider": "auto", "params": {"steps": 200, "learning_rate": 0.1}}
+# Half of the images come from the method that suits the network, half are fractals: what the one kind lacks the other
+# has. The steps are for a CPU; the methods' own defaults are those of papers, made for a GPU and hours.
+_METHOD = {"provider": "auto", "params": {"prefer": "speed", "steps": 200, "learning_rate": 0.1}}
+_SYNTHESIS: dict[str, Any] = {"provider": "mixture", "params": {"parts": [_METHOD, {"provider": "fractal"}]}}
 
 _FAST: dict[str, Any] = {"calibration": {"provider": "none", "num_samples": 16}}
 _EIGHT_BITS: dict[str, dict[str, Any]] = {
     "fast": _FAST,
-    "balanced": {"calibration": _SYNTHESIS | {"num_samples": 64}},
-    "best": {"calibration": _SYNTHESIS | {"num_samples": 256}, "quantize": {"reconstruction": {"steps": 300}}},
+    "balanced": {"calibration": {"num_samples": 64} | _SYNTHESIS},
+    "best": {"calibration": {"num_samples": 512} | _SYNTHESIS, "quantize": {"reconstruction": {"steps": 300}}},
 }
 _LOW_BITS: dict[str, dict[str, Any]] = {
     "fast": _FAST,
-    "balanced": {"calibration": _SYNTHESIS | {"num_samples": 256}, "quantize": {"reconstruction": {"steps": 300}}},
+    "balanced": {"calibration": {"num_samples": 256} | _SYNTHESIS, "quantize": {"reconstruction": {"steps": 300}}},
     "best": {
-        "calibration": _SYNTHESIS | {"num_samples": 512},
+        "calibration": {"num_samples": 512} | _SYNTHESIS,
         "quantize": {"reconstruction": {"steps": 1000}},
         "finetune": {"epochs": 40},
     },
@@ -45,8 +47,8 @@ def apply_recipe(to: Statements) -> None:
     table = _LOW_BITS if low else _EIGHT_BITS
     if recipe not in table:
         return
-    own_provider = to.says("calibration", "provider")  # which has parameters of its own
+    method = [("calibration", "provider"), ("calibration", "params")]  # belong together: all of it, or nothing
+    own_method = any(to.says_below(*path) for path in method)
     for path, value, _ in flatten(table[recipe], ()):
-        if to.knows(*path) or (own_provider and path[:2] == ("calibration", "params")):
-            continue
-        to.imply(path, value, f"recipe '{recipe}'")
+        if not (to.knows(*path) or (own_method and path[:2] in method)):
+            to.imply(path, value, f"recipe '{recipe}'")

@@ -61,6 +61,10 @@ class Statements:
         """Whether a setting was said outright."""
         return path in self._said
 
+    def says_below(self, *path: str) -> bool:
+        """Whether anything was said outright at or below a place."""
+        return any(said[: len(path)] == path for said in self._said)
+
     def knows(self, *path: str) -> bool:
         """Whether a setting was said outright or follows from something else that was."""
         return path in self._said or path in self._implied

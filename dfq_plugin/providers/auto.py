@@ -4,13 +4,14 @@ No paper. Objective: that of the chosen method. The choice looks at the facts of
     no BatchNorm layer             fractal, which needs none
     images of at most 64 pixels    genie, whose generator is small there
     larger images                  intraq, which has no generator to pay for
+and, where speed is preferred, intraq for small images too.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -58,19 +59,24 @@ class Auto(Provider):
     steps: int | None = cited(None, CHOSEN, "Steps per batch.", ge=1)
     learning_rate: float | None = cited(None, CHOSEN, "Step size at the start.", gt=0)
     batch_size: int | None = cited(None, CHOSEN, "Images optimised together.", ge=1)
+    prefer: Literal["quality", "speed"] = cited(
+        "quality", "this project", "With `speed` no generator is trained, which on a CPU costs more than the network."
+    )
 
     def choose(self, facts: ModelFacts) -> Choice:
         """Choose a method for the teacher with these facts."""
         layers, side = len(facts.batchnorm_layers), max(facts.input_shape[1:])
         if not layers:
             return Choice(self._make(Fractal), "the teacher has no BatchNorm layer whose statistics could be matched")
-        if side <= SMALL_IMAGE:
+        small = side <= SMALL_IMAGE
+        if small and self.prefer == "quality":
             reason = f"the teacher has {layers} BatchNorm layers, and {side} pixels a side take a small generator only"
             return Choice(self._make(Genie), reason)
         preset = next((preset for classes, preset in INTRAQ_PRESETS if facts.num_classes <= classes), "paper")
+        against = "speed is preferred" if small else f"{side} pixels a side would take a large generator"
         reason = (
-            f"the teacher has {layers} BatchNorm layers, and {side} pixels a side would take a large generator; "
-            f"preset '{preset}' suits {facts.num_classes} classes best"
+            f"the teacher has {layers} BatchNorm layers, and {against}; preset '{preset}' suits {facts.num_classes} "
+            "classes best"
         )
         return Choice(self._make(IntraQ, preset=preset, use_mdc=facts.classifier is not None), reason)
 

@@ -72,10 +72,11 @@ def test_another_provider_keeps_its_own_parameters() -> None:
     assert found.quantize.reconstruction.steps > 0
 
 
-def test_parameters_are_filled_in_one_by_one() -> None:
+def test_parameters_without_a_provider_are_those_of_the_default_one() -> None:
     found = low("balanced", calibration={"params": {"steps": 5}})
-    assert found.calibration.params["steps"] == 5
-    assert set(found.calibration.params) == set(low("balanced").calibration.params)
+    assert found.calibration.provider == config(None).calibration.provider
+    assert found.calibration.params == {"steps": 5}
+    assert found.calibration.num_samples == low("balanced").calibration.num_samples
 
 
 def test_without_a_recipe_the_sections_have_their_own_defaults() -> None:

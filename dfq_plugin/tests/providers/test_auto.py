@@ -73,6 +73,14 @@ def test_choice_follows_what_the_teacher_offers(
     assert reason in choice.reason
 
 
+def test_no_generator_is_trained_where_speed_is_preferred() -> None:
+    choice = Auto(prefer="speed").choose(SMALL)
+    assert choice.provider == IntraQ(preset="cifar10")
+    assert "speed is preferred" in choice.reason
+    assert Auto(prefer="speed").choose(replace(SMALL, batchnorm_layers=())).provider == Fractal()
+    assert Auto(prefer="speed").choose(LARGE) == Auto().choose(LARGE)
+
+
 def test_given_settings_reach_the_chosen_method_if_it_has_them() -> None:
     given = Auto(steps=7, learning_rate=0.3, batch_size=5)
     assert given.choose(SMALL).provider == Genie(steps=7, learning_rate=0.3, batch_size=5)
