@@ -30,7 +30,7 @@ def test_fast_makes_no_images() -> None:
 
 def test_better_recipes_do_more_and_low_bits_more_than_eight() -> None:
     balanced, best, low_balanced, low_best = (
-        (found.calibration.num_samples, found.quantize.reconstruction.steps, found.finetune.epochs)
+        (found.calibration.num_samples, found.quantize.reconstruction.steps)
         for found in (config("balanced"), config("best"), low("balanced"), low("best"))
     )
     assert balanced < best < low_best
@@ -54,7 +54,9 @@ def test_what_is_said_wins(recipe: str) -> None:
 def test_the_command_line_wins() -> None:
     found = config("best", "quantize.reconstruction.steps=9", "quantize.weight_bits=4")
     assert found.quantize.reconstruction.steps == 9
-    assert found.finetune.epochs > 0  # the recipe looks at the bits of the command line
+    assert found.calibration.num_samples == low("best").calibration.num_samples
+    low_steps = low("best").quantize.reconstruction.steps  # the recipe looks at the bits of the command line
+    assert config("best", "quantize.weight_bits=4").quantize.reconstruction.steps == low_steps
 
 
 def test_a_recipe_can_be_chosen_on_the_command_line() -> None:
@@ -63,7 +65,9 @@ def test_a_recipe_can_be_chosen_on_the_command_line() -> None:
 
 def test_bits_of_nncf2_count() -> None:
     compression = {"algorithm": "quantization", "weights": {"bits": 4}, "activations": {"bits": 4}}
-    assert config("best", compression=compression).finetune == low("best").finetune
+    expected = low("best").quantize.reconstruction
+    assert config("best", compression=compression).quantize.reconstruction == expected
+    assert expected != config("best").quantize.reconstruction
 
 
 def test_another_provider_keeps_its_own_parameters() -> None:
