@@ -77,7 +77,11 @@ def measure(arguments: argparse.Namespace, provider: str, seed: int) -> dict[str
         job["recipe"] = arguments.recipe
         if provider != "folder":  # of real images there are only so many
             del job["calibration"]["num_samples"]  # the recipe's
-    job["calibration"] |= {"seed": seed} if provider == "recipe" else {"seed": seed, "provider": provider}
+    job["calibration"]["seed"] = seed
+    if provider == "recipe":
+        del job["calibration"]["params"]
+    else:
+        job["calibration"]["provider"] = provider
     job["compression"] = {
         "algorithm": "quantization",
         "weights": {"bits": arguments.bits},
