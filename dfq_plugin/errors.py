@@ -17,6 +17,17 @@ class InputError(DFQError, ValueError):
     """Something that was handed in (a file, a folder, a tensor) cannot be used."""
 
 
+class OutputError(DFQError, OSError):
+    """A file cannot be written; what was there before is kept. Takes an error number and a message, as OSError does."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
+class MemoryLimitError(DFQError, MemoryError):
+    """Memory ran out; nothing that was finished is lost."""
+
+
 class UnsupportedModelError(DFQError, TypeError):
     """The network cannot be used for what was asked."""
 

@@ -90,7 +90,7 @@ class TestWholeJob:
     def test_output_folder_holds_every_file_and_nothing_else(self, done: tuple[Report, Path]) -> None:
         _, output = done
         assert {entry.name for entry in output.iterdir()} == FILES
-        assert {entry.name for entry in (output / "student").iterdir()} == {"student.json", "student.safetensors"}
+        assert {entry.name for entry in (output / "student").iterdir()} == {"student.safetensors"}
 
     def test_report_file_has_the_promised_keys(self, done: tuple[Report, Path]) -> None:
         report, output = done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,10 @@ def test_folder_that_cannot_be_made_is_named_with_the_way_out(place: str, tmp_pa
 
 
 def test_folder_that_refuses_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_path: Path) -> None:
+    def refuse(**_place: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
         make_output_folder(tmp_path)
     assert not list(tmp_path.iterdir())
