@@ -48,9 +48,11 @@ def claim(file: Path, waiting: Callable[[str], object] | None = None) -> Iterato
             file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started}))
         yield
     finally:
-        with suppress(OSError):  # removed while it is held: whoever takes it next makes a new one
-            file.unlink()
-        lock.release()
+        try:
+            with suppress(OSError):  # removed while it is held: whoever takes it next makes a new one
+                file.unlink()
+        finally:
+            lock.release()
 
 
 def _holder(file: Path) -> str:
