@@ -92,8 +92,10 @@ def output_folder(folder: str | Path) -> Iterator[Path]:
     path = make_output_folder(folder)
     try:
         with claim(path / LOCK):
-            for below in [path, *(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())]:
-                remove_drafts(below)
+            remove_drafts(path)
+            for below in path.iterdir():
+                if below.is_dir() and not below.is_symlink():
+                    remove_drafts(below)
             yield path
     except BusyError as error:
         msg = f"The output folder {path} is in use by {error.holder}; wait for it, or choose another with --output."
