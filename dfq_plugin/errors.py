@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DFQError(Exception):
     """Base of every error this package raises on purpose; ``exit_code`` is what the ``dfq`` command ends with."""
@@ -36,6 +38,14 @@ class UnsupportedModelError(DFQError, TypeError):
 
 class ProviderContractError(DFQError, RuntimeError):
     """A provider broke its contract: wrong shape, not finite, teacher left changed."""
+
+
+class DivergedError(ProviderContractError):
+    """A provider's loss stopped being finite; ``images`` are those it happened on."""
+
+    def __init__(self, message: str, images: Any) -> None:  # noqa: ANN401 - a tensor: nothing here imports torch
+        super().__init__(message)
+        self.images = images
 
 
 class ExportError(DFQError, RuntimeError):
