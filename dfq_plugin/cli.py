@@ -166,7 +166,7 @@ def _guarded() -> Iterator[None]:
         print(f"dfq: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except (OSError, MemoryError) as error:  # of a place that says no more about it
-        print(f"dfq: {error or 'memory ran out.'}", file=sys.stderr)
+        print(f"dfq: {str(error) or 'memory ran out.'}", file=sys.stderr)
         raise typer.Exit(DFQError.exit_code) from error
     except KeyboardInterrupt as error:
         print("dfq: interrupted. Finished batches of images are kept; the next run goes on from them.", file=sys.stderr)

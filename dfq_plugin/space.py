@@ -38,7 +38,9 @@ def require_space(output: Path, config: Config, teacher: Teacher) -> None:
 def estimate_bytes(config: Config, teacher: Teacher) -> int:
     """The most that the output folder holds at one time while a job runs, roughly."""
     images = config.calibration.num_samples * math.prod(config.input_shape) * FLOAT_BYTES
-    weights = sum(tensor.numel() for tensor in teacher.network.state_dict().values()) * FLOAT_BYTES
+    weights = (
+        sum(tensor.numel() for tensor in (*teacher.network.parameters(), *teacher.network.buffers())) * FLOAT_BYTES
+    )
     # The student, and the exported file beside the one that it replaces, each at most as large as the float network.
     copies = 3
     if config.finetune.epochs:

@@ -23,6 +23,7 @@ Section = TypeVar("Section", bound=Settings)
 
 logger = logging.getLogger("nncf.dfq_plugin.config")
 
+OWN_CODE = "python:"  # sources of networks that are code of the user's own
 STAND_INS = {"model": {"source": "timm:stand-in"}, "input_shape": [3, 1, 1]}
 
 
@@ -86,6 +87,13 @@ def explain(config: Config) -> str:
     lines = _aligned(rows)
     if config.notes:
         lines += ["", *_aligned([("note", "about", "what"), *((n.level, n.pointer, n.message) for n in config.notes)])]
+    if config.model.source.startswith(OWN_CODE):
+        module = config.model.source.removeprefix(OWN_CODE).partition(":")[0]
+        lines += [
+            "",
+            f"This config runs code: Python's module '{module}' is imported when a job starts. Run it only if",
+        ]
+        lines += ["you trust both the config and that module, which is looked for in the working directory, too."]
     return "\n".join(lines)
 
 
