@@ -76,8 +76,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open without decoding; the limit on pixels is ours, as Pillow's own is a warning first and may be off."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pillow().Image.DecompressionBombWarning)
-        with pillow().Image.open(path, formats=FORMATS) as file:
-            yield file
+        try:
+            opened = pillow().Image.open(path, formats=FORMATS)
+        except pillow().Image.DecompressionBombError as error:
+            msg = f"far more pixels than any photograph: {error}"
+            raise InputError(msg) from error
+    with opened as file:
+        yield file
 
 
 def _check_size(width: int, height: int) -> None:

@@ -89,11 +89,8 @@ def explain(config: Config) -> str:
         lines += ["", *_aligned([("note", "about", "what"), *((n.level, n.pointer, n.message) for n in config.notes)])]
     if config.model.source.startswith(OWN_CODE):
         module = config.model.source.removeprefix(OWN_CODE).partition(":")[0]
-        lines += [
-            "",
-            f"This config runs code: Python's module '{module}' is imported when a job starts. Run it only if",
-        ]
-        lines += ["you trust both the config and that module, which is looked for in the working directory, too."]
+        lines += ["", f"This config runs code: a job imports Python's module '{module}'. Run it only if you trust the"]
+        lines += ["config and that module, which is looked for in the working directory as well."]
     return "\n".join(lines)
 
 
