@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,6 @@ class Matrix:
 
     def __init__(self, folder: Path, job: str = "rounding") -> None:
         self._folder = folder
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["integration_tests.warm"])
         (folder / "job.json").write_text(json.dumps(tiny_job(folder / "out", epochs=2, **JOBS[job])))
         self._finish(folder / "first cache")  # the server loads the libraries meanwhile
         shutil.rmtree(folder / "out")
@@ -87,7 +86,7 @@ class Matrix:
         return Outcome(shares[0] * self.seconds, left, same=not different, detail=", ".join(different))
 
     def _start(self, cache: Path) -> Any:
-        process = self._processes.Process(target=run_job, args=(self._folder, cache))
+        process = server().Process(target=run_job, args=(self._folder, cache))
         process.start()
         return process
 
@@ -95,6 +94,13 @@ class Matrix:
         process = self._start(cache)
         process.join()
         assert process.exitcode == 0, (self._folder / "told").read_text()[-2000:]
+
+
+def server() -> ForkServerContext:
+    """Where processes come from that begin with the libraries loaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["integration_tests.warm"])
+    return context
 
 
 def run_job(folder: Path, cache: Path) -> None:

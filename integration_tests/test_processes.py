@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import subprocess
 import sys
 from collections import namedtuple
@@ -16,7 +18,8 @@ from dfq_plugin import space
 from dfq_plugin.errors import InputError, OutputError
 from dfq_plugin.files import output_folder
 from dfq_plugin.machine import extension_folder
-from integration_tests.kill_matrix import Matrix
+from dfq_plugin.testing import tiny_teacher
+from integration_tests.kill_matrix import Matrix, server
 from integration_tests.tiny_run import FILES, ROOT, environment, files_in, run_command, tiny_job
 
 GENERATORS = 8
@@ -28,29 +31,26 @@ def write_job(folder: Path, **more: Any) -> Path:
     return path
 
 
+def generate(folder: Path, index: int) -> None:
+    """What one of many processes does; what it tells goes to a file."""
+    logging.basicConfig(filename=folder / f"{index}.log", level=logging.INFO, force=True)
+    os.environ["DFQ_CACHE_DIR"] = str(folder / "cache")
+    params = {"steps": 60, "batch_size": 2}
+    made = dfq.generate(tiny_teacher(), input_shape=(3, 8, 8), provider="zeroq", num_samples=4, params=params)
+    made.save(folder / f"{index}.safetensors")
+
+
 def test_eight_generators_on_one_cache_compute_once_and_give_the_same_bytes(tmp_path: Path) -> None:
-    code = (
-        "import sys, dfq_plugin as dfq; from dfq_plugin.testing import tiny_teacher\n"
-        "import logging; logging.basicConfig(level=logging.INFO)\n"
-        "made = dfq.generate(tiny_teacher(), input_shape=(3, 8, 8), provider='zeroq', num_samples=4,"
-        " params={'steps': 100, 'batch_size': 2})\n"
-        "made.save(sys.argv[1])"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / f"{index}.safetensors")],
-            env=environment(tmp_path / "cache", OMP_NUM_THREADS="1"),
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for index in range(GENERATORS)
-    ]
-    told = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * GENERATORS, told
-    assert sum("loss" in text for text in told) == 1, "more than one computed, or none"
+    processes = [server().Process(target=generate, args=(tmp_path, index)) for index in range(GENERATORS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    told = [(tmp_path / f"{index}.log").read_text() for index in range(GENERATORS)]
+    assert [process.exitcode for process in processes] == [0] * GENERATORS, told
+    assert sum("images, loss" in text for text in told) == 1, "more than one computed, or none"
     assert sum("taken from" in text for text in told) == GENERATORS - 1
+    assert any("Waiting for process" in text for text in told)
     assert len({(tmp_path / f"{index}.safetensors").read_bytes() for index in range(GENERATORS)}) == 1
     assert len(files_in(tmp_path / "cache")) == 1
 
