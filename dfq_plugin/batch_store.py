@@ -10,6 +10,8 @@ from torch import Tensor
 from dfq_plugin.errors import InputError
 from dfq_plugin.tensor_files import read_tensors, write_tensors
 
+FORMAT = "dfq_plugin.batch/1"
+
 logger = logging.getLogger("nncf.dfq_plugin.synthesize")
 
 
@@ -31,9 +33,13 @@ class BatchStore:
         if self.folder is None or not self._file(self.folder, index).is_file():
             return None
         try:
-            tensors, _ = read_tensors(self._file(self.folder, index))
+            tensors, origin = read_tensors(self._file(self.folder, index), own=True)
         except InputError as error:
             logger.warning("Batch %d is made again: %s", index, error)
+            return None
+        if origin != self._origin(self.folder, index):
+            file = self._file(self.folder, index)
+            logger.warning("Batch %d is made again: %s is of another generation", index, file)
             return None
         return tensors
 
@@ -42,10 +48,15 @@ class BatchStore:
         if self.folder is None:
             return
         try:
-            write_tensors(self._file(self.folder, index), tensors)
+            write_tensors(self._file(self.folder, index), tensors, self._origin(self.folder, index))
         except OSError as error:  # a full disk should cost the chance to resume, not the hours of work so far
             logger.warning("Batch %d and those after it are not kept: %s", index, error)
             self.folder = None
+
+    @staticmethod
+    def _origin(folder: Path, index: int) -> dict[str, str]:
+        # The folder is named after the request: a file that was moved here from elsewhere says so.
+        return {"format": FORMAT, "generation": folder.name, "batch": str(index)}
 
     @staticmethod
     def _file(folder: Path, index: int) -> Path:

@@ -72,9 +72,9 @@ def _stage_command(verb: str, help_text: str) -> None:
         with _guarded():
             settings = _load(config, setting, output, no_cache)
             with _quiet_stdout():
-                from dfq_plugin.stages import STAGES, Job  # noqa: PLC0415
+                from dfq_plugin.stages import run_stage  # noqa: PLC0415
 
-                result = STAGES[verb](Job(settings))
+                result = run_stage(verb, settings)
             _print(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
 
     app.command(verb, help=help_text)(command)
@@ -165,6 +165,9 @@ def _guarded() -> Iterator[None]:
     except DFQError as error:
         print(f"dfq: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
+    except (OSError, MemoryError) as error:  # of a place that says no more about it
+        print(f"dfq: {str(error) or 'memory ran out.'}", file=sys.stderr)
+        raise typer.Exit(DFQError.exit_code) from error
     except KeyboardInterrupt as error:
         print("dfq: interrupted. Finished batches of images are kept; the next run goes on from them.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from error

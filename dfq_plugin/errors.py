@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DFQError(Exception):
     """Base of every error this package raises on purpose; ``exit_code`` is what the ``dfq`` command ends with."""
@@ -17,6 +19,17 @@ class InputError(DFQError, ValueError):
     """Something that was handed in (a file, a folder, a tensor) cannot be used."""
 
 
+class OutputError(DFQError, OSError):
+    """A file cannot be written; what was there before is kept. Takes an error number and a message, as OSError does."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
+class MemoryLimitError(DFQError, MemoryError):
+    """Memory ran out; nothing that was finished is lost."""
+
+
 class UnsupportedModelError(DFQError, TypeError):
     """The network cannot be used for what was asked."""
 
@@ -25,6 +38,14 @@ class UnsupportedModelError(DFQError, TypeError):
 
 class ProviderContractError(DFQError, RuntimeError):
     """A provider broke its contract: wrong shape, not finite, teacher left changed."""
+
+
+class DivergedError(ProviderContractError):
+    """A provider's loss stopped being finite; ``images`` are those it happened on."""
+
+    def __init__(self, message: str, images: Any) -> None:  # noqa: ANN401 - a tensor: nothing here imports torch
+        super().__init__(message)
+        self.images = images
 
 
 class ExportError(DFQError, RuntimeError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # whatever the name says: others may start programs
+MAX_PIXELS = 2**27  # of a file, and of what it is resized to: 400 MB of memory
 RESIZE_TO_CROP = 256 / 224  # how ImageNet classifiers are evaluated: short side 256, crop 224
 
 
@@ -35,9 +40,13 @@ def decode_image(path: Path, shape: tuple[int, int, int], resize: int | None) ->
 
     Returns:
         uint8 (C, H, W).
+
+    Raises:
+        InputError: It has more pixels than any photograph, or would have after resizing.
     """
     channels, height, width = shape
-    with pillow().Image.open(path) as file:
+    with _opened(path) as file:
+        _check_size(*file.size)
         image = _upright(file, "L" if channels == 1 else "RGB")
     if resize is not None or image.size != (width, height):
         image = _resize(image, resize or round(max(height, width) * RESIZE_TO_CROP))
@@ -62,6 +71,26 @@ def pillow() -> Any:  # noqa: ANN401 - a module
     return PIL
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open without decoding; the limit on pixels is ours, as Pillow's own is a warning first and may be off."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pillow().Image.DecompressionBombWarning)
+        try:
+            opened = pillow().Image.open(path, formats=FORMATS)
+        except pillow().Image.DecompressionBombError as error:
+            msg = f"far more pixels than any photograph: {error}"
+            raise InputError(msg) from error
+    with opened as file:
+        yield file
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        msg = f"{width} x {height} pixels, more than {MAX_PIXELS} in all"
+        raise InputError(msg)
+
+
 def _upright(image: Image.Image, mode: str) -> Image.Image:
     image = pillow().ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow clips at 255 rather than scaling it
@@ -76,4 +105,5 @@ def _resize(image: Image.Image, short: int) -> Image.Image:
         size = (short, int(short * image.height / image.width))
     else:
         size = (int(short * image.width / image.height), short)
+    _check_size(*size)
     return image.resize(size, pillow().Image.Resampling.BILINEAR)  # Pillow's filter widens with the scale: antialias

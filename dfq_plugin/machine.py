@@ -59,7 +59,10 @@ def extension_folder(device: Device = "cpu") -> Path:
 def built_extension(folder: Path) -> Path | None:
     """Find the kernel library whose build came to its end in this folder; None when there is none."""
     library = read_json(folder / FINISHED).get("library")
-    return folder / library if isinstance(library, str) and (folder / library).is_file() else None
+    if not isinstance(library, str) or not (folder / library).is_file():
+        return None
+    inside = (folder / library).resolve().is_relative_to(folder.resolve())  # a note may name no library of elsewhere
+    return folder / library if inside else None
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; empty when the file is missing or does not hold one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

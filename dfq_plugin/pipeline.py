@@ -12,9 +12,10 @@ from dfq_plugin import export, finetuning, quantization, validation
 from dfq_plugin.config import Config
 from dfq_plugin.errors import ValidationError
 from dfq_plugin.evidence import choose_evidence
-from dfq_plugin.files import make_output_folder, whole_file
+from dfq_plugin.files import output_folder, whole_file
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
+from dfq_plugin.space import require_space
 from dfq_plugin.summary import build_report, file_metadata
 from dfq_plugin.teacher import load_teacher
 from dfq_plugin.timing import Stopwatch
@@ -35,11 +36,16 @@ def run(config: Config) -> Report:
     Raises:
         DFQError: one message that says what, which value, where, and what to do.
     """
-    output, clock = make_output_folder(config.output_dir), Stopwatch()
+    with output_folder(config.output_dir) as output:
+        return _run(config, output, Stopwatch())
+
+
+def _run(config: Config, output: Path, clock: Stopwatch) -> Report:
     with whole_file(output / "config.json") as path:
         path.write_text(json.dumps(config.resolved(), indent=2) + "\n")
     with clock.stage("teacher"):
         teacher = load_teacher(config.model, config.input_shape)
+        require_space(output, config, teacher)
     with clock.stage("synthesize"):
         synthetic = synthesize(config.calibration, teacher)
         synthetic.save(output / SYNTHETIC)
@@ -73,17 +79,21 @@ def proven(output: Path) -> Iterator[Path]:
     A file that fails validation is kept under a name that says so, and no ``model.onnx`` is left beside it.
     """
     candidate = output / ".model.candidate.onnx"
+    export.remove_model(candidate)  # of a run that was killed
     try:
         yield candidate
     except ValidationError as error:
+        problem = reject(candidate, output, error) if candidate.exists() else error
         export.remove_model(output / MODEL)
-        if not candidate.exists():
-            raise
-        export.move_model(candidate, output / REJECTED)
-        msg = str(error).replace(str(candidate), str(output / REJECTED))
-        raise ValidationError(msg) from error
+        raise problem from error
     else:
         export.move_model(candidate, output / MODEL)
         export.remove_model(output / REJECTED)
     finally:
         export.remove_model(candidate)
+
+
+def reject(model: Path, output: Path, error: ValidationError) -> ValidationError:
+    """Give a file that failed validation a name that says so; returns the error, about the file under its new name."""
+    export.move_model(model, output / REJECTED)
+    return ValidationError(str(error).replace(str(model), str(output / REJECTED)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from torch import nn
 from dfq_plugin.batches import BatchSource
 from dfq_plugin.config import CalibrationSettings, Config
 from dfq_plugin.errors import InputError
+from dfq_plugin.files import remove_drafts
+from dfq_plugin.locks import claim
 from dfq_plugin.machine import set_cache_folder
 from dfq_plugin.providers.base import GenerationRequest, Provider, checkpoint_folder, find_problem, request_key
 from dfq_plugin.providers.registry import build_provider
@@ -72,12 +76,20 @@ def generate_cached(
         return provider(teacher, facts, request), False
     folder = set_cache_folder() if root is None else root
     file = folder / f"{request_key(provider, facts, request)}.safetensors"
-    found = _read(file, facts, request)
-    if found is not None:
-        logger.info("Synthetic set of %d images by '%s' taken from %s", len(found), provider.name, file)
-        return found, True
+    with _only_maker_of(file):
+        found = _read(file, facts, request)
+        if found is not None:
+            logger.info("Synthetic set of %d images by '%s' taken from %s", len(found), provider.name, file)
+            return found, True
+        return _make(provider, teacher, facts, request, file), False
+
+
+def _make(
+    provider: Provider, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest, file: Path
+) -> SyntheticSet:
+    """Make a set and keep it in ``file``; its batches are kept meanwhile."""
     if request.checkpoint_folder is None:
-        request = replace(request, checkpoint_folder=folder / "parts")
+        request = replace(request, checkpoint_folder=file.parent / "parts")
     made = provider(teacher, facts, request)
     try:
         made.save(file)
@@ -86,7 +98,24 @@ def generate_cached(
     parts = checkpoint_folder(provider, facts, request)
     if parts is not None:
         shutil.rmtree(parts, ignore_errors=True)
-    return made, False
+    return made
+
+
+@contextmanager
+def _only_maker_of(file: Path) -> Iterator[None]:
+    """Wait while another process makes the same set; where the folder takes no lock, several may make it at once."""
+    with ExitStack() as held:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(claim(file.with_suffix(".lock"), _say_that_it_waits))
+            remove_drafts(file.parent, of=file.name)
+        except OSError as error:
+            logger.debug("No lock in the cache: %s", error)
+        yield
+
+
+def _say_that_it_waits(holder: str) -> None:
+    logger.info("Waiting for %s, which is making the same synthetic set", holder)
 
 
 def _read(file: Path, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet | None:

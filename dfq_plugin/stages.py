@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,9 +12,10 @@ from typing import Any
 
 from dfq_plugin import export, finetuning, quantization, validation
 from dfq_plugin.config import Config
-from dfq_plugin.errors import InputError
-from dfq_plugin.files import make_output_folder
-from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, TRAINING, proven
+from dfq_plugin.errors import InputError, ValidationError
+from dfq_plugin.files import make_output_folder, output_folder, read_json_object
+from dfq_plugin.memory import memory_explained
+from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, TRAINING, reject
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.student import Student
@@ -44,10 +43,18 @@ class Job:
         """The set in the output folder, made first when there is none."""
         path = self.output / SYNTHETIC
         if path.exists():
-            return SyntheticSet.load(path)
+            return self._checked(SyntheticSet.load(path), path)
         made = synthesize(self.config.calibration, self.teacher)
         made.save(path)
         return made
+
+    def _checked(self, found: SyntheticSet, path: Path) -> SyntheticSet:
+        shape = tuple(found.images.shape[1:])
+        if shape != self.config.input_shape:
+            msg = f"The images in {path} are of shape {shape}, but input_shape is {self.config.input_shape}; "
+            msg += "run `dfq generate` with the same config first."
+            raise InputError(msg)
+        return found
 
     @cached_property
     def student(self) -> Student:
@@ -96,18 +103,20 @@ def _export(job: Job) -> Result:
 
 def _validate(job: Job) -> Result:
     path = job.require(MODEL, "export")
-    with proven(job.output) as candidate, tempfile.TemporaryDirectory() as scratch:
-        shutil.copyfile(path, candidate)  # a copy: whatever breaks off here must not cost the model
+    with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "float.onnx"
         export.export_float(job.teacher.network, job.config.input_shape, plain, job.config.export)
-        verdict = validation.validate(candidate, job.student, job.synthetic.images, job.config.validation, plain)
+        try:
+            verdict = validation.validate(path, job.student, job.synthetic.images, job.config.validation, plain)
+        except ValidationError as error:
+            raise reject(path, job.output, error) from error
     ratios = [[layer, "inf" if ratio == math.inf else ratio] for layer, ratio in verdict.sqnr_db]  # as in report.json
     return {"model": str(path), **asdict(verdict), "sqnr_db": ratios}
 
 
 def _report(job: Job) -> Result:
     path = job.require("report.json", "run")
-    report = Report.from_json(json.loads(path.read_text()))
+    report = Report.from_json(read_json_object(path))
     facts = job.teacher.facts
     written = write_report(report, job.output, job.synthetic.images, facts.mean, facts.std)
     return {"report": str(written.html or written.markdown)}
@@ -121,3 +130,13 @@ STAGES: dict[str, Callable[[Job], Result]] = {
     "validate": _validate,
     "report": _report,
 }
+
+
+def run_stage(verb: str, config: Config) -> Result:
+    """Run one stage on what lies in the output folder, which no other process may use meanwhile.
+
+    Raises:
+        DFQError: one message that says what, which value, where, and what to do.
+    """
+    with output_folder(config.output_dir), memory_explained({"generate": "synthesize"}.get(verb, verb)):
+        return STAGES[verb](Job(config))

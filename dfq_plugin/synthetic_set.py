@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from dfq_plugin import __version__
@@ -96,20 +97,24 @@ class SyntheticSet:
         Raises:
             InputError: The file is missing, cut off, or not a synthetic set.
         """
-        tensors, metadata = read_tensors(Path(path))
+        tensors, metadata = read_tensors(Path(path), own=True)
         if metadata.get("format") != FORMAT or "images" not in tensors:
             msg = f"{path} is not a synthetic set (its format is {metadata.get('format')!r}, expected {FORMAT!r})."
             raise InputError(msg)
         try:
-            provenance = Provenance(**json.loads(metadata["provenance"]))
-            pixel_range = json.loads(metadata.get("pixel_range", "null"))
-            informative = bool(json.loads(metadata.get("informative", "true")))
-        except (KeyError, TypeError, ValueError) as error:
+            provenance = TypeAdapter(Provenance).validate_json(metadata.get("provenance", ""), strict=True)
+            limits = TypeAdapter(tuple[float, float] | None).validate_json(metadata.get("pixel_range", "null"))
+            informative = TypeAdapter(bool).validate_json(metadata.get("informative", "true"))
+        except ValueError as error:
             msg = f"The provenance stored in {path} cannot be read: {error}."
             raise InputError(msg) from error
-        limits = None if pixel_range is None else (float(pixel_range[0]), float(pixel_range[1]))
         labels, soft_labels = tensors.get("labels"), tensors.get("soft_labels")
-        return cls(tensors["images"], labels, soft_labels, provenance, limits, informative)
+        found = cls(tensors["images"], labels, soft_labels, provenance, limits, informative)
+        problem = _find_problem(found)
+        if problem:
+            msg = f"{path} holds {problem}."
+            raise InputError(msg)
+        return found
 
     def to_nncf(
         self,
@@ -138,6 +143,19 @@ class SyntheticSet:
         import nncf  # noqa: PLC0415 - costs seconds, and a set can be made and kept without it
 
         return nncf.Dataset(_Batches(self.images, batch_size, backend, input_name, device))
+
+
+def _find_problem(found: SyntheticSet) -> str | None:
+    """Say in words what no set has; None when all is well. What a request asks for is checked where it is known."""
+    images = found.images
+    if images.ndim != 4 or images.dtype != torch.float32:
+        return f"images of type {images.dtype} and shape {tuple(images.shape)}, expected float32 (N, C, H, W)"
+    if not torch.isfinite(images).all():
+        return "images with values that are not finite"
+    for name, values in (("labels", found.labels), ("soft_labels", found.soft_labels)):
+        if values is not None and len(values) != len(images):
+            return f"{len(values)} {name} for {len(images)} images"
+    return None
 
 
 class _Batches:

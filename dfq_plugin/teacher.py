@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfq_plugin.errors import InputError, UnsupportedModelError
+from dfq_plugin.finite import broken_tensors, first_broken_layer, listed, silent_channels
 from dfq_plugin.network_state import frozen, untouched_random_state
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def load_teacher(settings: ModelSettings, input_shape: Sequence[int]) -> Teacher
     if settings.mean is None and mean is not None and len(mean) != input_shape[0]:
         mean = std = None  # the ones published for the network are of other channels
     facts = read_facts(network.eval(), input_shape, mean=mean, std=std)
+    if silent := silent_channels(network):
+        logger.warning("Channels of the teacher that say nothing, dead since training: %s", listed(silent))
     logger.info(
         "Teacher %s: input %s, %d classes, %d BatchNorm layers, digest %s",
         settings.source,
@@ -109,11 +112,15 @@ def read_facts(
         std: Likewise.
 
     Raises:
-        InputError: The network refuses an image of this shape, or ``mean`` or ``std`` does not fit it.
+        InputError: The network holds numbers that are not finite, or gives such for an image; it refuses an image of
+            this shape; or ``mean`` or ``std`` does not fit it.
         UnsupportedModelError: The output is not (N, num_classes).
     """
     shape = _check_shape(input_shape)
     _check_normalisation(mean, std, channels=shape[0])
+    if broken := broken_tensors(model):
+        msg = f"{type(model).__name__} holds numbers that are not finite, in {listed(broken)}; its training went wrong."
+        raise InputError(msg)
     order, output = _run_once(model, shape)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
         found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -122,6 +129,11 @@ def read_facts(
             "supported. Wrap the network so that it returns its logits."
         )
         raise UnsupportedModelError(msg)
+    if not torch.isfinite(output).all():
+        with frozen(model), untouched_random_state(model):
+            layer = first_broken_layer(model, torch.zeros(1, *shape))
+        msg = f"{type(model).__name__} gives numbers that are not finite for a black image; the first layer is {layer}."
+        raise InputError(msg)
     num_classes = output.shape[1]
     modules = dict(model.named_modules())
     classifiers = [name for name in order if _outputs_of_classifier(modules[name]) == num_classes]

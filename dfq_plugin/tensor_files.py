@@ -1,10 +1,12 @@
-"""Tensors on disk: safetensors files that are either whole or not there."""
+"""Tensors on disk: safetensors files that are either whole or not there, and know the digest of what they hold."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -12,6 +14,10 @@ from torch import Tensor
 
 from dfq_plugin.errors import InputError
 from dfq_plugin.files import whole_file
+
+METADATA, DIGEST = "__metadata__", "dfq_plugin.sha256"
+MAX_HEAD_BYTES = 100 * 2**20  # what the safetensors library itself accepts
+BLOCK_BYTES = 2**20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -30,34 +36,69 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
         metadata=dict(metadata or {}),
     )
-    with whole_file(path) as partial:
-        partial.write_bytes(_in_fixed_order(content))
-
-
-def _in_fixed_order(content: bytes) -> bytes:
-    """The same file with its metadata sorted: safetensors shuffles it, so that equal sets would give unequal files."""
     end = 8 + int.from_bytes(content[:8], "little")
-    head = json.loads(content[8:end])
-    if "__metadata__" in head:
-        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
-    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    head, body = json.loads(content[8:end]), memoryview(content)[end:]
+    own = {name: text for name, text in head.get(METADATA, {}).items() if name != DIGEST}
+    head[METADATA] = {**own, DIGEST: _digest({**head, METADATA: own}, [body])}
+    text = _as_text(head)
     text += b" " * (-len(text) % 8)  # the tensors behind it stay aligned
-    return len(text).to_bytes(8, "little") + text + content[end:]
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(body)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, *, own: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read every tensor (on the CPU) and the metadata of a safetensors file.
 
+    Args:
+        path: The file.
+        own: Whether it has to be one that ``write_tensors`` wrote, with the digest of its content.
+
     Raises:
-        InputError: The file is missing, or is not a whole safetensors file.
+        InputError: The file is missing, is not a whole safetensors file, or is not as it was written.
     """
     if not path.is_file():
         msg = f"There is no file {path}."
         raise InputError(msg)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-            return tensors, dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError) as error:
+            metadata = dict(file.metadata() or {})
+            _check_digest(path, metadata.pop(DIGEST, None), required=own)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - no dictionary
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         msg = f"{path} cannot be read as a safetensors file ({error}); it may be cut off or of another format."
         raise InputError(msg) from error
+
+
+def _check_digest(path: Path, expected: str | None, *, required: bool) -> None:
+    if expected is None and not required:
+        return
+    if expected is None:
+        msg = f"{path} holds no digest of its content, so it is not a file that this package has written."
+        raise InputError(msg)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEAD_BYTES:
+            msg = f"{path} has a head of {size} bytes, which is none of a safetensors file."
+            raise InputError(msg)
+        head = json.loads(file.read(size))
+        head[METADATA].pop(DIGEST)
+        found = _digest(head, iter(lambda: file.read(BLOCK_BYTES), b""))
+    if found != expected:
+        msg = f"{path} is not as it was written: its content has another digest than the file says. Delete it."
+        raise InputError(msg)
+
+
+def _digest(head: Mapping[str, Any], body: Iterator[bytes] | list[memoryview]) -> str:
+    digest = hashlib.sha256(_as_text(head))
+    for block in body:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _as_text(head: Mapping[str, Any]) -> bytes:
+    """The head with its metadata sorted: safetensors shuffles it, so that equal sets would give unequal files."""
+    ordered = {**head, METADATA: dict(sorted(head.get(METADATA, {}).items()))}
+    return json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dfq_plugin.memory import memory_explained
+
 
 class Stopwatch:
     """Seconds per stage, in the order they ran."""
@@ -17,10 +19,11 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time the block takes to the stage's."""
+        """Add the time the block takes to the stage's, and name the stage when memory runs out in it."""
         start = time.perf_counter()
         try:
-            yield
+            with memory_explained(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 

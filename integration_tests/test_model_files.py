@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import onnx
@@ -12,7 +13,7 @@ from torch import nn
 
 from dfq_plugin.export import move_model, remove_model
 from dfq_plugin.export.tracing import trace_network
-from dfq_plugin.export.writing import data_file, model_size, write_model
+from dfq_plugin.export.writing import data_files, model_size, write_model
 from dfq_plugin.validation.runtime import open_session
 
 SHAPE = (3, 8, 8)
@@ -41,7 +42,8 @@ def run(path: Path) -> torch.Tensor:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
+    """What lies in a folder, the digests in the names of data files as "*"."""
+    return sorted(re.sub(r"\.[0-9a-f]{16}\.data$", ".*.data", entry.name) for entry in folder.iterdir())
 
 
 def test_small_model_is_one_file(tmp_path: Path) -> None:
@@ -55,15 +57,16 @@ def test_small_model_is_one_file(tmp_path: Path) -> None:
 def test_large_model_is_two_files_that_name_each_other(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model.onnx"
     expected = write(path)
-    assert names(path.parent) == ["model.onnx", "model.onnx.data"]
-    assert path.stat().st_size < 4000 < data_file(path).stat().st_size
+    assert names(path.parent) == ["model.onnx", "model.onnx.*.data"]
+    (data,) = data_files(path)
+    assert path.stat().st_size < 4000 < data.stat().st_size
     assert model_size(path) == sum(file.stat().st_size for file in path.parent.iterdir())
     assert torch.allclose(run(path), expected, atol=1e-4)
     proto = onnx.load(path, load_external_data=False)
     places = {
         entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
-    assert places == {"model.onnx.data"}
+    assert places == {data.name}
     onnx.checker.check_model(str(path), full_check=True)
 
 
@@ -78,7 +81,7 @@ def test_model_is_moved_with_its_data(large: bool, tmp_path: Path) -> None:
     source, target = tmp_path / ".candidate.onnx", tmp_path / "model.onnx"
     expected = write(source, limit=LIMIT if large else 10**6)
     move_model(source, target)
-    assert names(tmp_path) == (["model.onnx", "model.onnx.data"] if large else ["model.onnx"])
+    assert names(tmp_path) == (["model.onnx", "model.onnx.*.data"] if large else ["model.onnx"])
     assert torch.allclose(run(target), expected, atol=1e-4)
 
 
@@ -89,24 +92,26 @@ def test_model_that_was_there_is_replaced_with_all_its_files(before: bool, after
     write(target, seed=1, limit=LIMIT if before else 10**6)
     expected = write(source, seed=2, limit=LIMIT if after else 10**6)
     move_model(source, target)
-    assert names(tmp_path) == (["model.onnx", "model.onnx.data"] if after else ["model.onnx"])
+    assert names(tmp_path) == (["model.onnx", "model.onnx.*.data"] if after else ["model.onnx"])
     assert torch.allclose(run(target), expected, atol=1e-4)
 
 
 def test_no_model_is_ever_seen_with_the_data_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "model.onnx"
     write(target, seed=1)
-    seen: list[list[str]] = []
+    outputs = [run(target)]
     rename = Path.replace
 
     def watch(self: Path, to: Path) -> Path:
         result = rename(self, to)
-        seen.append([name for name in names(tmp_path) if not name.startswith(".")])
+        outputs.append(run(target))
         return result
 
     monkeypatch.setattr(Path, "replace", watch)
-    write(target, seed=2)
-    assert seen == [["model.onnx.data"], ["model.onnx", "model.onnx.data"]]
+    expected = write(target, seed=2)
+    assert [torch.allclose(output, expected, atol=1e-4) for output in outputs] == [False, False, True]
+    assert torch.equal(outputs[0], outputs[1])
+    assert len(data_files(target)) == 1
 
 
 def test_failure_leaves_both_files_of_the_older_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +125,18 @@ def test_failure_leaves_both_files_of_the_older_model(tmp_path: Path, monkeypatc
     monkeypatch.setattr(ir, "save", fail)
     with pytest.raises(OSError, match="no room left"):
         write(path, seed=2)
-    assert names(tmp_path) == ["model.onnx", "model.onnx.data"]
+    assert names(tmp_path) == ["model.onnx", "model.onnx.*.data"]
     assert torch.allclose(run(path), expected, atol=1e-4)
+
+
+def test_older_data_with_no_model_is_no_ones_and_goes_with_the_next_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    stray = tmp_path / f"model.onnx.{'0' * 16}.data"
+    stray.write_bytes(b"of a process that was killed before it could rename its model")
+    (tmp_path / "model.onnx.notes.data").write_text("of the user")
+    write(path)
+    assert not stray.exists()
+    assert names(tmp_path) == ["model.onnx", "model.onnx.*.data", "model.onnx.notes.data"]
 
 
 def test_model_is_removed_with_its_data(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class TestWholeJob:
         _, output = done
         assert {entry.name for entry in output.iterdir()} == FILES
         student = {entry.name for entry in (output / "student").iterdir()}
-        assert student == {"bit_plan.json", "student.json", "student.safetensors"}
+        assert student == {"bit_plan.json", "student.safetensors"}
 
     def test_report_file_has_the_promised_keys(self, done: tuple[Report, Path]) -> None:
         report, output = done

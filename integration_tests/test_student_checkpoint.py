@@ -18,6 +18,7 @@ from dfq_plugin.network_state import Snapshot
 from dfq_plugin.quantization import load_student, quantize, save_student
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
+from dfq_plugin.tensor_files import read_tensors, write_tensors
 from dfq_plugin.testing import tiny_teacher
 from dfq_plugin.tests.quantization.networks import Branches, filled
 
@@ -99,8 +100,9 @@ def test_only_the_architecture_of_the_teacher_is_used_and_it_is_left_as_it_was(t
 
 def test_the_files_hold_no_pickle_and_no_half_written_one_is_left(tmp_path: Path) -> None:
     save_student(student_of(tiny_teacher()), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bit_plan.json", "student.json", "student.safetensors"]
-    json.loads((tmp_path / "student.json").read_text())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bit_plan.json", "student.safetensors"]
+    _, origin = read_tensors(tmp_path / "student.safetensors", own=True)
+    json.loads(origin["description"])
 
 
 @pytest.fixture
@@ -133,32 +135,53 @@ def test_another_network_is_refused(saved: Path, make: Callable[[], nn.Module]) 
         load_student(saved, make())
 
 
-@pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
-def test_a_missing_file_is_an_error_that_names_it(saved: Path, name: str) -> None:
-    (saved / name).unlink()
-    with pytest.raises(InputError, match=name):
+def test_a_missing_file_is_an_error_that_names_it(saved: Path) -> None:
+    (saved / "student.safetensors").unlink()
+    with pytest.raises(InputError, match=r"student\.safetensors is missing; run `dfq quantize`"):
         load_student(saved, tiny_teacher())
 
 
+def rewrite(folder: Path, **origin: str) -> None:
+    """Write the student again with something else in its head, as a program that knows the format could."""
+    path = folder / "student.safetensors"
+    tensors, own = read_tensors(path)
+    write_tensors(path, tensors, {**own, **origin})
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("origin", "message"),
     [
-        ("student.json", "{", "cannot be read"),
-        ("student.json", "[]", "is not of format 1"),
-        ("student.json", '{"format": 99}', "is not of format 1"),
-        ("student.json", '{"format": 1}', "another network"),
-        ("student.safetensors", "cut off", "cannot be read"),
+        ({"format": "99"}, "is not of format"),
+        ({"description": "{"}, "does not say what its student is"),
+        ({"description": "[" * 100_000}, "does not say what its student is"),
+        ({"description": "[]"}, "another network"),
+        ({"description": "{}"}, "another network"),
     ],
 )
-def test_a_broken_file_is_an_error(saved: Path, name: str, content: str, message: str) -> None:
-    (saved / name).write_text(content)
+def test_a_description_that_says_nothing_is_an_error(saved: Path, origin: dict[str, str], message: str) -> None:
+    rewrite(saved, **origin)
     with pytest.raises(InputError, match=message):
         load_student(saved, tiny_teacher())
 
 
+def test_a_file_that_is_cut_off_is_an_error(saved: Path) -> None:
+    (saved / "student.safetensors").write_text("cut off")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_student(saved, tiny_teacher())
+
+
+def test_a_bit_that_was_flipped_is_noticed(saved: Path) -> None:
+    path = saved / "student.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"student\.safetensors is not as it was written"):
+        load_student(saved, tiny_teacher())
+
+
 def test_code_of_others_is_not_imported(saved: Path) -> None:
-    description = json.loads((saved / "student.json").read_text())
+    description = json.loads(read_tensors(saved / "student.safetensors")[1]["description"])
     description["nncf"]["compression_state"][0]["module_path"] = "os"
-    (saved / "student.json").write_text(json.dumps(description))
+    rewrite(saved, description=json.dumps(description))
     with pytest.raises(InputError, match="untrusted path 'os'"):
         load_student(saved, tiny_teacher())

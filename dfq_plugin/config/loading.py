@@ -24,6 +24,7 @@ Section = TypeVar("Section", bound=Settings)
 
 logger = logging.getLogger("nncf.dfq_plugin.config")
 
+OWN_CODE = "python:"  # sources of networks that are code of the user's own
 STAND_INS = {"model": {"source": "timm:stand-in"}, "input_shape": [3, 1, 1]}
 
 
@@ -87,6 +88,10 @@ def explain(config: Config) -> str:
     lines = _aligned(rows)
     if config.notes:
         lines += ["", *_aligned([("note", "about", "what"), *((n.level, n.pointer, n.message) for n in config.notes)])]
+    if config.model.source.startswith(OWN_CODE):
+        module = config.model.source.removeprefix(OWN_CODE).partition(":")[0]
+        lines += ["", f"This config runs code: a job imports Python's module '{module}'. Run it only if you trust the"]
+        lines += ["config and that module, which is looked for in the working directory as well."]
     return "\n".join(lines)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from dfq_plugin.errors import ConfigError
 
+MAX_BYTES = 2**20  # of a config file; those of large networks with every layer named have some ten thousand
+MAX_DEPTH = 32  # of objects and lists in each other
+BRACKETS = re.compile(r"[][{}]")
 JSON5_ERROR = re.compile(r"<string>:(?P<line>\d+) (?P<what>.*) at column (?P<column>\d+)$", re.DOTALL)
 
 
@@ -43,7 +46,12 @@ def read_document(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            msg = f"{path}: larger than {MAX_BYTES // 2**10} KiB, which no config file is."
+            raise ConfigError(msg)
+        return content.decode("utf-8-sig")
     except FileNotFoundError as error:
         msg = f"{path}: no such file; relative paths start at the working directory, {Path.cwd()}."
         raise ConfigError(msg) from error
@@ -55,9 +63,10 @@ def _read_text(path: Path) -> str:
 def _parse(text: str, label: str) -> Any:  # noqa: ANN401 - any JSON value
     import json5  # noqa: PLC0415 - only files need it, and it takes a while to import
 
+    _check_depth(text, label)
     try:
         return json5.loads(text, allow_duplicate_keys=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         found = JSON5_ERROR.search(str(error))
         where = f"{label}:{found['line']}:{found['column']}" if found else label
         what = found["what"] if found else str(error)
@@ -65,10 +74,21 @@ def _parse(text: str, label: str) -> Any:  # noqa: ANN401 - any JSON value
         raise ConfigError(msg) from error
 
 
+def _check_depth(text: str, label: str) -> None:
+    """Raise before a parser meets more brackets in each other than any config has; those in texts count as well."""
+    depth = 0
+    for bracket in BRACKETS.finditer(text):
+        depth = depth + 1 if bracket[0] in "[{" else max(depth - 1, 0)
+        if depth > MAX_DEPTH:
+            line = text.count("\n", 0, bracket.start()) + 1
+            msg = f"{label}:{line}: more than {MAX_DEPTH} objects and lists in each other, which no config has."
+            raise ConfigError(msg)
+
+
 def _copy_as_json(source: Mapping[str, Any]) -> Any:  # noqa: ANN401
     try:
         return json.loads(json.dumps(dict(source), default=_plain))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         msg = f"config: cannot be written as JSON: {error}."
         raise ConfigError(msg) from error
 
@@ -96,9 +116,10 @@ def parse_override(text: str) -> Override:
         raise ConfigError(msg)
     import json5  # noqa: PLC0415
 
+    _check_depth(written, f"--set {keys}")
     try:
         value = json5.loads(written, allow_duplicate_keys=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = written.strip()
     return Override(path, value, f"--set {'.'.join(path)}")
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from dfq_plugin.config import ExportSettings
+from dfq_plugin.errors import ExportError
 from dfq_plugin.export.lowering import lower
 from dfq_plugin.export.markers import trace
 from dfq_plugin.export.tracing import trace_network
 from dfq_plugin.export.writing import model_size, move_model, remove_model, write_model
+from dfq_plugin.finite import broken_tensors, listed
 from dfq_plugin.student import Student
 
 __all__ = ["Exported", "export_float", "export_onnx", "move_model", "remove_model"]
@@ -45,10 +47,14 @@ def export_onnx(
         metadata: provenance to keep in the file, keys are prefixed with ``dfq.``.
 
     Raises:
-        ExportError: the network cannot be traced, a quantizer cannot be written, or the file fails ONNX's own check.
+        ExportError: the student is not finite, the network cannot be traced, a quantizer cannot be written, or the file
+            fails ONNX's own check.
     """
     settings = settings or ExportSettings()
     target = Path(path)
+    if broken := broken_tensors(student.network):
+        msg = f"The student holds numbers that are not finite, in {listed(broken)}; quantize and fine-tune it again."
+        raise ExportError(msg)
     student.snap_biases()
     model = trace(student, settings.opset)
     lower(model, settings.packing)

@@ -38,6 +38,7 @@ from dfq_plugin.finetuning.losses import (
     mse_loss,
 )
 from dfq_plugin.finetuning.trained import Trained
+from dfq_plugin.finite import first_broken_layer
 from dfq_plugin.network_state import frozen
 from dfq_plugin.student import Student
 from dfq_plugin.training_state import part, under
@@ -144,7 +145,7 @@ class FinetuneHooks:
             for name, weight in self._settings.loss_weights.items()
         }
         total = self._settings.loss_scale * sum(terms.values(), start=torch.zeros_like(found[0, 0]))
-        self._note({TOTAL: total, **(terms if len(terms) > 1 else {})})
+        self._note({TOTAL: total, **(terms if len(terms) > 1 else {})}, batch.images)
         return total
 
     def after_step(self) -> None:
@@ -222,14 +223,17 @@ class FinetuneHooks:
             return disagreement_loss(found, expected, settings.temperature)
         return (feature_loss if name == "feature" else attention_loss)(student_features, teacher_features)
 
-    def _note(self, scalars: Mapping[str, Tensor]) -> None:
+    def _note(self, scalars: Mapping[str, Tensor], images: Tensor) -> None:
         for name, scalar in scalars.items():
-            self._require_finite("The loss" if name == TOTAL else f"The loss '{name}'", scalar)
+            self._require_finite("The loss" if name == TOTAL else f"The loss '{name}'", scalar, images)
             self._sums[name] = self._sums.get(name, 0.0) + scalar.item()
         self._counted += 1
 
-    def _require_finite(self, what: str, values: Tensor) -> None:
+    def _require_finite(self, what: str, values: Tensor, images: Tensor | None = None) -> None:
         if not bool(torch.isfinite(values).all()):
             lr = self._settings.lr
             msg = f"{what} is not finite in epoch {self._epoch}; lower finetune.lr (now {lr:g})."
+            layer = None if images is None else first_broken_layer(self._student.network, images)
+            if layer is not None:
+                msg += f" The first layer of the student with such values is {layer}."
             raise InputError(msg)

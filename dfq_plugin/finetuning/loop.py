@@ -147,7 +147,11 @@ def _describe(teacher: nn.Module, student: Student, settings: FinetuneSettings) 
 def _read(checkpoint: Path | None, run: Mapping[str, str]) -> dict[str, torch.Tensor]:
     if checkpoint is None or not checkpoint.exists():
         return {}
-    state, metadata = read_tensors(checkpoint)
+    try:
+        state, metadata = read_tensors(checkpoint, own=True)
+    except InputError as error:
+        logger.warning("Fine-tuning begins anew: %s", error)
+        return {}
     others = [name for name in run if metadata.get(name) != run[name]]
     if others:
         msg = f"{checkpoint} is of a run with other {' and other '.join(others)}; delete it to begin anew."

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from dfq_plugin.batches import BatchSource
-from dfq_plugin.errors import ConfigError, ProviderContractError
+from dfq_plugin.errors import ConfigError, DivergedError, ProviderContractError
+from dfq_plugin.finite import first_broken_layer
 from dfq_plugin.network_state import Snapshot, frozen, untouched_random_state
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet, describe_run
 from dfq_plugin.teacher import ModelFacts
@@ -121,6 +122,10 @@ class Provider(pydantic.BaseModel, ABC):
             snapshot = Snapshot(teacher)
             try:
                 result = self.generate(teacher, facts, request)
+            except DivergedError as error:
+                layer = first_broken_layer(teacher, error.images) or "none: the loss alone"
+                msg = f"{error} First layer of the teacher with such values: {layer}."
+                raise ProviderContractError(msg) from error
             finally:
                 changes = snapshot.restore()
         if changes:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dfq_plugin.config import QuantizeSettings
-from dfq_plugin.errors import ConfigError, UnsupportedModelError
+from dfq_plugin.errors import ConfigError, InputError, UnsupportedModelError
+from dfq_plugin.finite import broken_tensors, listed
 from dfq_plugin.network_state import untouched_random_state
 from dfq_plugin.quantization.analytic_ranges import batchnorm_moments
 from dfq_plugin.quantization.bits import summarise
@@ -85,6 +86,10 @@ def quantize(
         )
     # A student that was trained has been finished before: its ranges are what it has learned.
     student = finish(hooked, step) if train is None else step.student(hooked, (channels, height, width))
+    if broken := broken_tensors(student.network):
+        msg = f"Quantizing gave numbers that are not finite, in {listed(broken)}; check the images, or lower the rates "
+        msg += "in quantize.reconstruction."
+        raise InputError(msg)
     logger.info("Bit plan:\n%s", summarise(student.plan))
     return student
 

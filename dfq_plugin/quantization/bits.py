@@ -17,7 +17,7 @@ from nncf.torch.quantization.layers import PTQuantizerSpec
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.config.scopes import QuantizerGroup, match_scopes, split_quantizer_scope
 from dfq_plugin.errors import ConfigError, InputError
-from dfq_plugin.files import whole_file
+from dfq_plugin.files import read_json_object, whole_file
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite
 
 EIGHT = 8  # what NNCF places quantizers for
@@ -161,12 +161,9 @@ def read_plan(path: str | Path) -> dict[str, int]:
     Raises:
         InputError: there is no such file, or it is no bit plan.
     """
+    content = read_json_object(Path(path))
     try:
-        section = json.loads(Path(path).read_text(encoding="utf-8"))["quantize"]
-        return QuantizeSettings.model_validate(section).bit_overrides
-    except OSError as error:
-        msg = f"quantize.bit_plan: {path} cannot be read: {error.strerror}."
-        raise InputError(msg) from error
-    except (ValueError, KeyError, TypeError) as error:
+        return QuantizeSettings.model_validate(content["quantize"]).bit_overrides
+    except (ValueError, KeyError) as error:
         msg = f"quantize.bit_plan: {path} is no bit plan; name a file bit_plan.json that an earlier run wrote."
         raise InputError(msg) from error

@@ -1,4 +1,4 @@
-"""A student on disk: one JSON file that says what it is, one safetensors file with its numbers, no pickle."""
+"""A student on disk: one safetensors file with its numbers and, in its head, what it is; no pickle."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from nncf.torch import get_config, load_from_config
 from torch import nn
 
 from dfq_plugin.errors import InputError, UnsupportedModelError
-from dfq_plugin.files import whole_file
 from dfq_plugin.quantization.bits import write_plan
 from dfq_plugin.quantization.extension import ensure_extension
 from dfq_plugin.quantization.prepare import prepare
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 from dfq_plugin.tensor_files import read_tensors, write_tensors
 
-DESCRIPTION, TENSORS, PLAN = "student.json", "student.safetensors", "bit_plan.json"
-FORMAT = 1
+TENSORS, PLAN = "student.safetensors", "bit_plan.json"
+FORMAT = "dfq_plugin.student/1"
 
 
 def save_student(student: Student, folder: str | Path) -> None:
-    """Write a student into ``folder``, and its bit plan for later runs; each file appears whole or not at all."""
-    target = Path(folder)
-    write_plan(student.plan, target / PLAN)
-    write_tensors(target / TENSORS, student.network.state_dict())
+    """Write a student into ``folder``, as one file, so that numbers and description are never of two students.
+
+    Its bit plan is written beside it, for later runs.
+    """
     description = {
-        "format": FORMAT,
         "input_shape": student.input_shape,
         "sites": [asdict(site) for site in student.sites],
         "layers": [asdict(layer) for layer in student.layers],
         "plan": [asdict(entry) for entry in student.plan],
         "nncf": get_config(student.network),
     }
-    with whole_file(target / DESCRIPTION) as path:
-        path.write_text(json.dumps(description, indent=1))
+    origin = {"format": FORMAT, "description": json.dumps(description)}
+    write_tensors(Path(folder) / TENSORS, student.network.state_dict(), origin)
+    write_plan(student.plan, Path(folder) / PLAN)
 
 
 def load_student(folder: str | Path, teacher: nn.Module) -> Student:
@@ -82,16 +81,17 @@ def _site(fields: dict[str, Any]) -> QuantizerSite:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        tensors, _ = read_tensors(folder / TENSORS)
-    except FileNotFoundError as error:
-        msg = f"{folder} holds no student: {error.filename} is missing; run `dfq quantize` first."
-        raise InputError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"The student in {folder} cannot be read: {error}"
-        raise InputError(msg) from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        msg = f"{folder / DESCRIPTION} is not of format {FORMAT}; run `dfq quantize` again."
+    path = folder / TENSORS
+    if not path.exists():
+        msg = f"{folder} holds no student: {path} is missing; run `dfq quantize` first."
         raise InputError(msg)
+    tensors, origin = read_tensors(path, own=True)
+    if origin.get("format") != FORMAT:
+        msg = f"{path} is not of format {FORMAT}; run `dfq quantize` again."
+        raise InputError(msg)
+    try:
+        description = json.loads(origin["description"])
+    except (KeyError, ValueError, RecursionError) as error:
+        msg = f"{path} does not say what its student is ({error}); run `dfq quantize` again."
+        raise InputError(msg) from error
     return description, tensors

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfq_plugin.batches import Batch
-from dfq_plugin.errors import ProviderContractError
+from dfq_plugin.errors import DivergedError
 from dfq_plugin.progress import track
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.teacher import ModelFacts
@@ -126,7 +126,7 @@ class GeneratorSource:
             batch = self._method.draw(self._settings.batch_size, self._random)
             objective = self._method.objective(Seen(batch, self._teacher(batch.images), statistics, student))
             loss = torch.stack(list(objective.terms.values())).sum()
-        self._note({**objective.terms, **objective.watched})
+        self._note({**objective.terms, **objective.watched}, batch.images)
         # Asked for the generator only, so that nothing is added to the gradients of teacher and student.
         for parameter, gradient in zip(self._parameters, torch.autograd.grad(loss, self._parameters), strict=True):
             parameter.grad = gradient
@@ -175,7 +175,7 @@ class GeneratorSource:
         load_optimizer_state(self._optimizer, self._schedule, part("optimizer", state))
         self._curves = {name: values.tolist() for name, values in part("curves", state).items()}
 
-    def _note(self, scalars: Mapping[str, Tensor]) -> None:
+    def _note(self, scalars: Mapping[str, Tensor], images: Tensor) -> None:
         values = torch.stack([scalar.detach() for scalar in scalars.values()]).tolist()
         if not all(map(math.isfinite, values)):
             listed = ", ".join(f"{name} {value:g}" for name, value in zip(scalars, values, strict=True))
@@ -184,6 +184,6 @@ class GeneratorSource:
                 f"learning_rate (it is {self._settings.learning_rate:g}), or check the teacher's weights for "
                 "values that are not finite."
             )
-            raise ProviderContractError(msg)
+            raise DivergedError(msg, images.detach())
         for name, value in zip(scalars, values, strict=True):
             self._curves.setdefault(name, []).append(value)

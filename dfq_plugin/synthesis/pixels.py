@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dfq_plugin.batch_store import BatchStore
-from dfq_plugin.errors import ProviderContractError
+from dfq_plugin.errors import DivergedError
 from dfq_plugin.progress import track
 from dfq_plugin.providers.base import GenerationRequest
 from dfq_plugin.synthesis.schedules import LearningRateRule
@@ -142,7 +142,7 @@ def optimise_pixels(
         finish: Called with the images and labels of every finished batch in turn.
 
     Raises:
-        ProviderContractError: The loss is not finite.
+        DivergedError: The loss is not finite.
     """
 
     def prepare(batch: PixelBatch) -> Descent:
@@ -168,7 +168,7 @@ def optimise_batches(
             for methods in which a batch depends on earlier ones.
 
     Raises:
-        ProviderContractError: The loss is not finite.
+        DivergedError: The loss is not finite.
     """
     store = BatchStore(request.checkpoint_folder)
     done: list[dict[str, Tensor]] = []
@@ -241,7 +241,7 @@ def _descend(
         # Asked for the unknowns only, so that nothing is ever added to the gradients of the teacher's weights.
         gradients = torch.autograd.grad(loss, unknowns.tensors)
         names, values = list(terms), stacked.tolist()
-        _check_finite(settings, batch, step, dict(zip(names, values, strict=True)))
+        _check_finite(settings, batch, step, dict(zip(names, values, strict=True)), images)
         if settings.keep_best_from is not None and step >= settings.keep_best_from and sum(values) < best:
             best, best_images = sum(values), images.detach().clone()
         unknowns.step(gradients, sum(values))
@@ -256,7 +256,9 @@ def _descend(
     return tensors | {LOSS + name: column for name, column in zip(names, columns, strict=True)}
 
 
-def _check_finite(settings: PixelSettings, batch: PixelBatch, step: int, terms: Mapping[str, float]) -> None:
+def _check_finite(
+    settings: PixelSettings, batch: PixelBatch, step: int, terms: Mapping[str, float], images: Tensor
+) -> None:
     if not math.isfinite(sum(terms.values())):
         listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         msg = (
@@ -264,7 +266,7 @@ def _check_finite(settings: PixelSettings, batch: PixelBatch, step: int, terms: 
             f"lower learning_rate (it is {settings.learning_rate:g}), or check the teacher's weights for values that "
             "are not finite."
         )
-        raise ProviderContractError(msg)
+        raise DivergedError(msg, images.detach())
 
 
 def _gather(batches: Sequence[Mapping[str, Tensor]]) -> PixelResult:

@@ -83,13 +83,14 @@ def take_census(path: str | Path) -> Census:
     """Load a file at full optimisation and count what is run.
 
     Raises:
+        InputError: it is no model, or keeps its weights anywhere but beside it.
         ValidationError: onnxruntime cannot load it.
     """
-    asked = Names(load_proto(path))
+    model = load_proto(path)
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         open_session(Path(path), optimized_path=optimized)
-        return _count(load_proto(optimized), asked)
+        return _count(load_proto(optimized), Names(model))
 
 
 def require_integer(census: Census, path: str | Path) -> None:

@@ -74,7 +74,8 @@ def compare(
         in_float: names of nodes that run in float, as the census found; what they make is taken over.
 
     Raises:
-        ValidationError: onnxruntime cannot load the file, or computes other logits once its codes are visible.
+        ValidationError: onnxruntime cannot load the file, computes other logits once its codes are visible, or gives
+            logits that are not finite.
     """
     path = Path(path)
     model = load_proto(path)
@@ -87,6 +88,9 @@ def compare(
         logits = outputs.pop(model.graph.output[0].name)
         if not np.array_equal(logits, run(shipped, batch)[0], equal_nan=True):
             msg = f"{path}: making its codes visible changes its logits, so they cannot be compared."
+            raise ValidationError(msg)
+        if not np.isfinite(logits).all():
+            msg = f"{path}: it gives logits that are not finite, so it is of no use; check student and images."
             raise ValidationError(msg)
         tally.count(reference, batch, outputs, logits)
         if tally.compared >= min_codes:

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
 
-from dfq_plugin.errors import ValidationError
+from dfq_plugin.errors import InputError, ValidationError
+from dfq_plugin.validation.outside_data import outside_files
 
 OPTIONS = {
     "session.intra_op.allow_spinning": "0",
@@ -75,11 +77,23 @@ def run(session: onnxruntime.InferenceSession, images: npt.NDArray[np.float32]) 
 def size_on_disk(path: str | Path) -> int:
     """Bytes of a file, and of the files beside it that hold its weights."""
     path = Path(path)
-    tensors = load_proto(path).graph.initializer
-    beside = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return sum(file.stat().st_size for file in {path, *(path.parent / name for name in beside)})
+    return sum(file.stat().st_size for file in {path, *outside_files(load_proto(path), path)})
 
 
 def load_proto(path: str | Path) -> onnx.ModelProto:
-    """The model in a file; what it keeps in files beside it stays there, so that its size does not matter."""
-    return onnx.load(str(path), load_external_data=False)
+    """The model in a file; what it keeps in files beside it stays there, so that its size does not matter.
+
+    Raises:
+        InputError: it is missing or no ONNX file, or names a file for its weights that is not beside it.
+    """
+    path = Path(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError as error:
+        msg = f"There is no model {path}."
+        raise InputError(msg) from error
+    except (DecodeError, OSError, ValueError) as error:
+        msg = f"{path} cannot be read as an ONNX model ({error}); it may be cut off or of another format."
+        raise InputError(msg) from error
+    outside_files(model, path)
+    return model

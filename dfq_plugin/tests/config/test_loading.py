@@ -185,6 +185,12 @@ def test_explanation_tells_value_and_place_of_every_setting() -> None:
     assert any(line.startswith(("ignored", "approximated")) for line in lines)
 
 
+def test_explanation_says_that_a_network_of_ones_own_is_code_that_runs() -> None:
+    own = explain(load(model={"source": "python:my.models:make"}))
+    assert "This config runs code: a job imports Python's module 'my.models'" in own
+    assert "runs code" not in explain(load())
+
+
 def test_explanation_has_a_line_for_every_setting_and_no_notes_when_nothing_is_noted() -> None:
     names = [line.split()[0] for line in explain(load()).splitlines()[1:]]
     sections = {name.split(".")[0] for name in names}

@@ -218,13 +218,13 @@ class TestFile:
         job = load_config({"model": {"source": "python:a:b"}, "input_shape": [3, 8, 8], **part})
         assert job.quantize.bit_overrides["block/0/conv2d/0|WEIGHT"] == 3
 
-    @pytest.mark.parametrize("content", ["", "{}", '{"quantize": 3}', '{"quantize": {"bit_overrides": {"fc": 40}}}'])
+    @pytest.mark.parametrize("content", ["{}", '{"quantize": 3}', '{"quantize": {"bit_overrides": {"fc": 40}}}'])
     def test_another_file_is_refused_by_name(self, content: str, tmp_path: Path) -> None:
         path = tmp_path / "other.json"
         path.write_text(content)
         with pytest.raises(InputError, match=r"other\.json is no bit plan"):
             plan(bit_plan=str(path))
-        with pytest.raises(InputError, match=r"none\.json cannot be read"):
+        with pytest.raises(InputError, match=r"There is no file .*none\.json"):
             plan(bit_plan=str(tmp_path / "none.json"))
 
 
