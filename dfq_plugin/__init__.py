@@ -9,7 +9,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
+
+# NNCF and onnxruntime send usage data over the network unless these are set before they are imported.
+for _switch in ("NNCF_CI", "ORT_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")
 
 if TYPE_CHECKING:
     from dfq_plugin.api import (
