@@ -9,7 +9,14 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
+
+# Usage data would be sent over the network by NNCF, and OpenVINO, which NNCF imports: they do without a package that
+# cannot be imported. And by onnxruntime, which reads the variable when it is imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what Python takes for "not to be had"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from dfq_plugin.api import (

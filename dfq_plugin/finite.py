@@ -41,19 +41,20 @@ def silent_channels(network: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def first_broken_layer(network: nn.Module, images: Tensor) -> str | None:
+def first_broken_layer(network: nn.Module, images: Tensor, ignored: str = "") -> str | None:
     """Name the first layer, in order of execution, that makes NaN or Inf of these images; None when none does.
 
     Args:
         network: In any mode, which stays as it is.
         images: (N, C, H, W), on any device.
+        ignored: Where the names of modules begin that are no layers of the network; empty for none.
     """
     if not _is_finite(images):
         return "the images themselves"
     broken: list[str] = []
     with ExitStack() as hooks:
         for name, module in network.named_modules():
-            if next(module.children(), None) is None:
+            if next(module.children(), None) is None and not (ignored and name.startswith(ignored)):
 
                 def look(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:  # noqa: ANN401
                     if not broken and isinstance(output, Tensor) and not _is_finite(output):

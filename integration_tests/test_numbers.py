@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import dfq_plugin as dfq
@@ -20,8 +21,7 @@ from dfq_plugin.quantization import quantize, reconstruction
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 from dfq_plugin.teacher import read_facts
 from dfq_plugin.testing import tiny_teacher
-from integration_tests.conftest import Maker
-from integration_tests.networks import images
+from dfq_plugin.validation.parity import compare
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -132,15 +132,26 @@ class TestExport:
 
 
 class TestValidate:
-    def test_logits(self, make: Maker, tmp_path: Path) -> None:
-        made = make("sequential")
-        model = onnx.load(made.path)
-        last = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT][-1]
-        last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last) * NAN, last.name))
-        path = tmp_path / "model.onnx"
-        onnx.save(model, path)
-        with pytest.raises(ValidationError, match="logits that are not finite"):
-            dfq.validate(path, made.student, images(4))
+    @pytest.mark.parametrize("factor", [NAN, INF])
+    def test_logits(self, factor: float, tmp_path: Path) -> None:
+        constants = {"step": np.float32(0.1), "zero": np.uint8(128), "factor": np.float32(factor)}
+        nodes = [
+            helper.make_node("QuantizeLinear", ["images", "step", "zero"], ["codes"]),
+            helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["values"]),
+            helper.make_node("Mul", ["values", "factor"], ["scaled"]),
+            helper.make_node("Flatten", ["scaled"], ["logits"]),
+        ]
+        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", *SHAPE])
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", None])
+        weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+        model = helper.make_model(
+            helper.make_graph(nodes, "g", [images], [logits], weights),
+            opset_imports=[helper.make_opsetid("", 21)],
+            ir_version=10,
+        )
+        onnx.save(model, tmp_path / "model.onnx")
+        with pytest.raises(ValidationError, match=r"model\.onnx: it gives logits that are not finite"):
+            compare(tmp_path / "model.onnx", np.ones((2, *SHAPE), np.float32), 100)
 
 
 DIVERGING = {"finetune": "finetune.lr=1e30", "synthesis": 'calibration.params={"steps": 3, "learning_rate": 1e36}'}

@@ -40,7 +40,7 @@ from dfq_plugin.finetuning.losses import (
 from dfq_plugin.finetuning.trained import Trained
 from dfq_plugin.finite import first_broken_layer
 from dfq_plugin.network_state import frozen
-from dfq_plugin.student import Student
+from dfq_plugin.student import HOOKS, Student
 from dfq_plugin.training_state import part, under
 
 TOTAL = "total"
@@ -233,7 +233,7 @@ class FinetuneHooks:
         if not bool(torch.isfinite(values).all()):
             lr = self._settings.lr
             msg = f"{what} is not finite in epoch {self._epoch}; lower finetune.lr (now {lr:g})."
-            layer = None if images is None else first_broken_layer(self._student.network, images)
+            layer = None if images is None else first_broken_layer(self._student.network, images, ignored=HOOKS)
             if layer is not None:
                 msg += f" The first layer of the student with such values is {layer}."
             raise InputError(msg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Stude
 from dfq_plugin.tensor_files import read_tensors, write_tensors
 
 TENSORS, PLAN = "student.safetensors", "bit_plan.json"
+# As they are inside what NNCF wraps around them, which sends usage data over the network.
+describe_network, restore_network = unwrap(get_config), unwrap(load_from_config)
 FORMAT = "dfq_plugin.student/1"
 
 
@@ -33,7 +36,7 @@ def save_student(student: Student, folder: str | Path) -> None:
         "sites": [asdict(site) for site in student.sites],
         "layers": [asdict(layer) for layer in student.layers],
         "plan": [asdict(entry) for entry in student.plan],
-        "nncf": get_config(student.network),
+        "nncf": describe_network(student.network),
     }
     origin = {"format": FORMAT, "description": json.dumps(description)}
     write_tensors(Path(folder) / TENSORS, student.network.state_dict(), origin)
@@ -57,7 +60,7 @@ def load_student(folder: str | Path, teacher: nn.Module) -> Student:
     try:
         shape = tuple(description["input_shape"])
         network = prepare(teacher, torch.zeros(1, *shape, device=next(teacher.parameters()).device))
-        network = load_from_config(network, description["nncf"])
+        network = restore_network(network, description["nncf"])
         network.load_state_dict(tensors)
         student = Student(
             network.requires_grad_(requires_grad=False),

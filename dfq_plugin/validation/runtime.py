@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from dfq_plugin.errors import InputError, ValidationError
 from dfq_plugin.validation.outside_data import outside_files
 
+onnxruntime.disable_telemetry_events()  # for the case that it was imported before this package
+
 OPTIONS = {
     "session.intra_op.allow_spinning": "0",
     "session.qdq_matmulnbits_accuracy_level": "1",  # its own choice quantizes activations that were left in float
