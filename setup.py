@@ -37,7 +37,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10",
     packages=find_packages(include=["dfq_plugin*"], exclude=["dfq_plugin.tests*"]),
-    package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2"]},
+    package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2", "*.css"]},
     install_requires=[
         "nncf>=3.4",
         "torch>=2.11",

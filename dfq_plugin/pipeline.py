@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dfq_plugin import export, finetuning, quantization, validation
+from dfq_plugin.baselines import baseline_sets, measure_baselines
+from dfq_plugin.batchnorm_match import match_batchnorm
 from dfq_plugin.config import Config
 from dfq_plugin.errors import ValidationError
 from dfq_plugin.evidence import choose_evidence
 from dfq_plugin.files import make_output_folder, whole_file
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
-from dfq_plugin.summary import build_report, file_metadata
+from dfq_plugin.summary import build_report, file_metadata, pictures
 from dfq_plugin.teacher import load_teacher
 from dfq_plugin.timing import Stopwatch
 
@@ -43,7 +45,8 @@ def run(config: Config) -> Report:
     with clock.stage("synthesize"):
         synthetic = synthesize(config.calibration, teacher)
         synthetic.save(output / SYNTHETIC)
-        evidence = choose_evidence(config, teacher, synthetic.images)
+        others = baseline_sets(config, teacher)
+        evidence = choose_evidence(config, teacher, synthetic.images, *(other.images for other in others.values()))
     with clock.stage("quantize"):
         student = quantization.quantize(teacher.network, synthetic, config.quantize, config.target_device)
     with clock.stage("finetune"):
@@ -58,11 +61,13 @@ def run(config: Config) -> Report:
         with clock.stage("validate"):
             verdict = validation.validate(candidate, student, synthetic.images, config.validation, plain.path)
             quality = validation.assess(candidate, student, teacher.network, evidence) if evidence else {}
+    with clock.stage("validate"):
+        baselines = measure_baselines(config, teacher, others, evidence)
+        match = match_batchnorm(teacher, synthetic, evidence)
     with clock.stage("report"):
-        report = build_report(
-            config, teacher, synthetic, student, history, verdict, plain.size_bytes, evidence, quality, clock.seconds
-        )
-        write_report(report, output, synthetic.images, teacher.facts.mean, teacher.facts.std)
+        found = verdict, plain.size_bytes, evidence, quality, baselines, match, clock.seconds
+        report = build_report(config, teacher, synthetic, student, history, *found)
+        write_report(report, output, pictures(synthetic, teacher))
     return report
 
 

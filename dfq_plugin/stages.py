@@ -20,7 +20,7 @@ from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, TRAINING, proven
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.student import Student
-from dfq_plugin.summary import file_metadata
+from dfq_plugin.summary import file_metadata, pictures
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import Teacher, load_teacher
 
@@ -108,8 +108,7 @@ def _validate(job: Job) -> Result:
 def _report(job: Job) -> Result:
     path = job.require("report.json", "run")
     report = Report.from_json(json.loads(path.read_text()))
-    facts = job.teacher.facts
-    written = write_report(report, job.output, job.synthetic.images, facts.mean, facts.std)
+    written = write_report(report, job.output, pictures(job.synthetic, job.teacher))
     return {"report": str(written.html or written.markdown)}
 
 
