@@ -29,6 +29,7 @@ from dfq_plugin.set_cache import generate_cached
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import read_facts
+from dfq_plugin.tracking import Tracker
 from dfq_plugin.validation import Verdict
 
 __all__ = [
@@ -180,11 +181,14 @@ def validate(
     return validation.validate(path, student, images, read_section(ValidateSettings, settings), float_path)
 
 
-def run(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Report:
+def run(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, trackers: Sequence[Tracker] = ()
+) -> Report:
     """Do the whole job that a config describes.
 
     Args:
         source: a config file, or its content.
         overrides: ``section.field=value``, as on the command line.
+        trackers: places of your own to send curves, figures and the report to, beside those in the config.
     """
-    return pipeline.run(load_config(source, overrides))
+    return pipeline.run(load_config(source, overrides), trackers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,16 +20,18 @@ from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.summary import build_report, file_metadata, pictures
 from dfq_plugin.teacher import load_teacher
 from dfq_plugin.timing import Stopwatch
+from dfq_plugin.tracking import Tracker, Trackers, tracked
 
 SYNTHETIC, STUDENT, MODEL, REJECTED = "synthetic.safetensors", "student", "model.onnx", "model.rejected.onnx"
 TRAINING = ".training.safetensors"  # of a fine-tuning under way, so that a killed job goes on from its last epoch
 
 
-def run(config: Config) -> Report:
+def run(config: Config, trackers: Sequence[Tracker] = ()) -> Report:
     """Quantize a network without its data, from settings to verdict.
 
     Args:
         config: the whole job.
+        trackers: your own, beside those that the config names.
 
     Returns:
         The report; it and everything else lies in ``config.output_dir``.
@@ -37,6 +39,12 @@ def run(config: Config) -> Report:
     Raises:
         DFQError: one message that says what, which value, where, and what to do.
     """
+    with tracked(config, trackers) as track:
+        return run_stages(config, track)
+
+
+def run_stages(config: Config, track: Trackers) -> Report:
+    """The stages, one after another."""
     output, clock = make_output_folder(config.output_dir), Stopwatch()
     with whole_file(output / "config.json") as path:
         path.write_text(json.dumps(config.resolved(), indent=2) + "\n")
@@ -51,7 +59,8 @@ def run(config: Config) -> Report:
         student = quantization.quantize(teacher.network, synthetic, config.quantize, config.target_device)
     with clock.stage("finetune"):
         data = learning_data(config, teacher, synthetic)
-        history = finetuning.finetune(teacher.network, student, data, config.finetune, output / TRAINING)
+        checkpoint, watch = output / TRAINING, track.watch
+        history = finetuning.finetune(teacher.network, student, data, config.finetune, checkpoint, watch=watch)
         quantization.save_student(student, output / STUDENT)
     with proven(output) as candidate, tempfile.TemporaryDirectory() as scratch:
         with clock.stage("export"):
@@ -68,6 +77,7 @@ def run(config: Config) -> Report:
         found = verdict, plain.size_bytes, evidence, quality, baselines, match, clock.seconds
         report = build_report(config, teacher, synthetic, student, history, *found)
         write_report(report, output, pictures(synthetic, teacher))
+        track.finish(report, output)
     return report
 
 

@@ -23,6 +23,7 @@ from dfq_plugin.student import Student
 from dfq_plugin.summary import file_metadata, pictures
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import Teacher, load_teacher
+from dfq_plugin.tracking import tracked
 
 Result = dict[str, Any]
 
@@ -83,7 +84,9 @@ def _quantize(job: Job) -> Result:
 
 def _finetune(job: Job) -> Result:
     data = learning_data(job.config, job.teacher, job.synthetic)
-    history = finetuning.finetune(job.teacher.network, job.student, data, job.config.finetune, job.output / TRAINING)
+    settings, checkpoint = job.config.finetune, job.output / TRAINING
+    with tracked(job.config) as track:
+        history = finetuning.finetune(job.teacher.network, job.student, data, settings, checkpoint, watch=track.watch)
     quantization.save_student(job.student, job.output / STUDENT)
     return {"student": str(job.output / STUDENT), "losses": list(history.losses)}
 

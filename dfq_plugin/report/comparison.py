@@ -19,6 +19,7 @@ from dfq_plugin.wording import (
     say_milliseconds,
     say_nats,
     say_percent,
+    say_ratio,
     say_seconds,
 )
 
@@ -80,7 +81,7 @@ def compare(left: Report, right: Report) -> list[Group]:
         _quality(left, right),
         Group("Integer kernels", tuple(_figures(left, right, KERNELS))),
         Group("Size and speed", (*_figures(left, right, SIZES), *_latency(left, right))),
-        Group("Layers", tuple(_layers(left, right))),
+        Group("Layers", tuple(_layers(left, right)), _warn(left, right, "sqnr_db")),
         Group("Operators in float", tuple(_float_operators(left, right))),
         Group("What it took", tuple(_cost(left, right))),
         Group("Settings that differ", tuple(_unlike(left.to_json()["config"], right.to_json()["config"]))),
@@ -105,11 +106,17 @@ def _quality(left: Report, right: Report) -> Group:
             values = [of.get(name, {}).get(measure) for of in (ours, theirs)]
             if values != [None, None]:
                 rows.append(_number(f"{name}: {words}", *values, say, better))
-    images = [report.measured_on.get("accuracy") or report.measured_on.get("agreement", "") for report in (left, right)]
-    warning = "" if images[0] == images[1] else "Measured on different images, so the figures cannot be compared."
     if rows:
-        rows.insert(0, _plain("measured on", images[0] or UNKNOWN, images[1] or UNKNOWN))
-    return Group("Accuracy and agreement", tuple(rows), warning)
+        rows.insert(
+            0, _plain("measured on", *(report.measured_on.get("agreement", UNKNOWN) for report in (left, right)))
+        )
+    return Group("Accuracy and agreement", tuple(rows), _warn(left, right, "agreement"))
+
+
+def _warn(left: Report, right: Report, measured: str) -> str:
+    if left.measured_on.get(measured) == right.measured_on.get(measured):
+        return ""
+    return "Measured on different images, so the figures say little about each other."
 
 
 def _figures(left: Report, right: Report, figures: tuple[Figure, ...]) -> Iterator[Row]:
@@ -118,9 +125,17 @@ def _figures(left: Report, right: Report, figures: tuple[Figure, ...]) -> Iterat
 
 
 def _latency(left: Report, right: Report) -> Iterator[Row]:
+    """Times of two runs depend on what else their machines did; what can be compared is how much each run gained."""
     ours, theirs = left.latency_ms, right.latency_ms
-    yield _time("float file, time per image", ours["float"], theirs["float"], say_milliseconds)
-    yield _time("integer file, time per image", ours["integer"], theirs["integer"], say_milliseconds)
+    yield Row("float file, time per image", say_milliseconds(ours["float"]), say_milliseconds(theirs["float"]))
+    yield Row("integer file, time per image", say_milliseconds(ours["integer"]), say_milliseconds(theirs["integer"]))
+    gains = [_gain(pair["float"], pair["integer"]) for pair in (ours, theirs)]
+    margin = SAME_TIME * max(gain or 0.0 for gain in gains)
+    yield _number("speed-up", *gains, lambda gain: say_ratio(gain, 1.0), "higher", margin)
+
+
+def _gain(before: float | None, after: float | None) -> float | None:
+    return before / after if before and after else None
 
 
 def _layers(left: Report, right: Report) -> list[Row]:
@@ -153,9 +168,9 @@ def _float_operators(left: Report, right: Report) -> Iterator[Row]:
 
 def _cost(left: Report, right: Report) -> Iterator[Row]:
     totals = [sum(report.timings_s.values()) or None for report in (left, right)]
-    yield _time("all stages", *totals, say_seconds)
+    yield _time("all stages", *totals)
     for stage in dict.fromkeys([*left.timings_s, *right.timings_s]):
-        yield _time(stage, left.timings_s.get(stage), right.timings_s.get(stage), say_seconds)
+        yield _time(stage, left.timings_s.get(stage), right.timings_s.get(stage))
     yield _number("peak memory", left.peak_memory_bytes, right.peak_memory_bytes, say_bytes, "neither")
 
 
@@ -171,16 +186,23 @@ def _plain(label: str, left: str, right: str) -> Row:
     return Row(label, left, right, "" if left == right else "differs")
 
 
-def _number(label: str, left: float | None, right: float | None, say: Callable[[Any], str], better: Better) -> Row:
+def _number(
+    label: str,
+    left: float | None,
+    right: float | None,
+    say: Callable[[Any], str],
+    better: Better,
+    margin: float = 0.0,
+) -> Row:
     said = say(left), say(right)
     # What reads the same is the same: nobody can tell 90.001 from 90.002 here.
-    return Row(label, *said, "" if said[0] == said[1] else _direction(left, right, better, 0.0) or "differs")
+    if said[0] == said[1] or (left is not None and right is not None and _equal(left, right, margin)):
+        return Row(label, *said)
+    return Row(label, *said, _direction(left, right, better, margin) or "differs")
 
 
-def _time(label: str, left: float | None, right: float | None, say: Callable[[Any], str]) -> Row:
-    margin = SAME_TIME * max(left or 0.0, right or 0.0)
-    mark: Mark = "differs" if (left is None) != (right is None) else _direction(left, right, "lower", margin)
-    return Row(label, say(left), say(right), mark)
+def _time(label: str, left: float | None, right: float | None) -> Row:
+    return _number(label, left, right, say_seconds, "lower", SAME_TIME * max(left or 0.0, right or 0.0))
 
 
 def _direction(left: float | None, right: float | None, better: Better, margin: float) -> Mark:

@@ -59,7 +59,7 @@ def render_comparison_html(left: Side, right: Side) -> str:
     # Here, not above: the card needs none of the packages that plots and pages do.
     from dfq_plugin.report.figures import draw_sqnr  # noqa: PLC0415
     from dfq_plugin.report.html import drawn, sheet_of  # noqa: PLC0415
-    from dfq_plugin.report.pages import in_all_looks, template  # noqa: PLC0415
+    from dfq_plugin.report.pages import in_both_looks, template  # noqa: PLC0415
 
     groups, lettered = compare(left.report, right.report), {"A": left, "B": right}
     ratios = {letter: side.report.sqnr_db for letter, side in lettered.items() if side.report.sqnr_db}
@@ -69,7 +69,7 @@ def render_comparison_html(left: Side, right: Side) -> str:
         summary=summarise(groups),
         groups=groups,
         marks=MARKS,
-        sqnr=in_all_looks(lambda look: draw_sqnr(ratios, look)) if len(ratios) == 2 else None,
+        sqnr=in_both_looks(lambda look: draw_sqnr(ratios, look)) if len(ratios) == 2 else None,
         curves=drawn(compared_panels(left.report, right.report)),
         sheets=[(name, strips) for name, strips in sheets if strips],
     )

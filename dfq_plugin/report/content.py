@@ -136,7 +136,7 @@ class Report:
         content = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
         content["sqnr_db"] = [[layer, _decibels(value)] for layer, value in self.sqnr_db]
         content["layers"] = [{**row, "input_sqnr_db": _decibels(row["input_sqnr_db"])} for row in self.layers]
-        return {"format": FORMAT, "verdict": asdict(judge(self)), **content}
+        return {"format": FORMAT, "verdict": _plain(asdict(judge(self))), **content}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:

@@ -13,6 +13,7 @@ LOSS = "loss."
 TOTAL = "distillation"
 BATCHNORM = "batchnorm"
 ADAPTABILITY = "adaptability"  # 0..1, no loss
+REMARK = "0: float network and student differ in nothing that points to a class; 1: they differ in one class alone."
 Points = tuple[list[float], list[Number]]
 
 
@@ -24,11 +25,13 @@ class Panel:
         title: What it shows.
         curves: By name, the places and the values.
         xlabel: What the places count.
+        remark: What a reader may not know.
     """
 
     title: str
     curves: Mapping[str, Points]
     xlabel: str
+    remark: str = ""
 
 
 def synthesis_panels(report: Report) -> list[Panel]:
@@ -42,7 +45,7 @@ def finetune_panels(report: Report) -> list[Panel]:
     curves = {name: (_epochs(len(values)), list(values)) for name, values in report.losses.items() if values}
     of_generator = {name.removeprefix(GENERATOR): points for name, points in curves.items() if _is_generator(name)}
     own = {name.removeprefix(LOSS): points for name, points in curves.items() if not _is_generator(name)}
-    generator_epoch = "epoch of the generator, its warm-up included"
+    generator_epoch = "epoch, warm-up included"
     return [
         *_panel("Losses of the student", own, "epoch"),
         *_split("Losses of the generator", "Adaptability of its images", of_generator, generator_epoch),
@@ -74,12 +77,13 @@ def _of_provider(curves: SynthesisCurves, *, several: bool) -> Iterator[Panel]:
 
 def _split(losses: str, adaptability: str, points: Mapping[str, Points], xlabel: str) -> Iterator[Panel]:
     yield from _panel(losses, {name: series for name, series in points.items() if name != ADAPTABILITY}, xlabel)
-    yield from _panel(adaptability, {name: series for name, series in points.items() if name == ADAPTABILITY}, xlabel)
+    watched = {name: series for name, series in points.items() if name == ADAPTABILITY}
+    yield from _panel(adaptability, watched, xlabel, REMARK)
 
 
-def _panel(title: str, curves: Mapping[str, Points], xlabel: str) -> Iterator[Panel]:
+def _panel(title: str, curves: Mapping[str, Points], xlabel: str, remark: str = "") -> Iterator[Panel]:
     if curves:
-        yield Panel(title, curves, xlabel)
+        yield Panel(title, curves, xlabel, remark)
 
 
 def _is_generator(name: str) -> bool:

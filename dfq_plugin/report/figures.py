@@ -16,36 +16,28 @@ from dfq_plugin.report.sections import MatchRow
 
 NAMED_LAYERS = 40  # above this, bars are too many for names
 LOGARITHMIC = 30  # values that span more than this factor
+CHARACTER, NUMBER, FOOT, LINE = 0.078, 5, 0.5, 0.2  # inches; a number on an axis has about five characters
 Points = tuple[Sequence[float], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a plot is drawn: colours of text, of faint lines and of the series in turn, and its size.
+    """The size of a plot.
 
     Attributes:
-        ink: Text and axes.
-        faint: Grid.
-        series: Lines and bars, in turn.
         width: Inches.
         dpi: Pixels an inch.
         longest_name: Characters of a layer's name; longer ones lose their middle.
     """
 
-    ink: str
-    faint: str
-    series: tuple[str, ...]
-    width: float = 9.0
-    dpi: int = 144
-    longest_name: int = 48
-
-    def narrow(self) -> Look:
-        """The same for a telephone."""
-        return Look(self.ink, self.faint, self.series, width=3.7, dpi=192, longest_name=18)
+    width: float
+    dpi: int
+    longest_name: int
 
 
-LIGHT = Look("#3b4453", "#dde2ea", ("#2563eb", "#c2570c", "#0a7f5f", "#9333ea", "#dc2626", "#64748b"))
-DARK = Look("#b8c1d0", "#343c4b", ("#7aa5ff", "#f0b04f", "#4fd1ac", "#c79bff", "#ff8a8a", "#94a3b8"))
+WIDE, NARROW = Look(9.0, 144, 48), Look(3.7, 192, 18)  # the second for a telephone
+INK, FAINT = "#3b4453", "#cdd5df"  # text, and lines of the grid; a page turns them over on a dark screen
+SERIES = ("#2563eb", "#c2570c", "#0a7f5f", "#9333ea", "#dc2626", "#64748b")
 
 
 def draw_curves(curves: Mapping[str, Points], xlabel: str, look: Look) -> bytes:
@@ -54,36 +46,34 @@ def draw_curves(curves: Mapping[str, Points], xlabel: str, look: Look) -> bytes:
     Args:
         curves: By name, the places and the values; None leaves a hole.
         xlabel: What the places count.
-        look: Colours and size.
+        look: The size.
     """
-    figure, axes = _blank(3.2, look)
+    axes = _blank(3.2, look, legend=list(curves))
     for index, (name, (places, values)) in enumerate(curves.items()):
         finite = [math.nan if value is None else value for value in values]
         marker = "o" if len(finite) < 3 else None  # one or two values make no visible line
-        axes.plot(list(places), finite, marker=marker, lw=1.6, label=name, color=_colour(look, index))
+        axes.plot(list(places), finite, marker=marker, lw=1.6, label=name, color=_colour(index))
     _maybe_logarithmic(axes, [value for _, values in curves.values() for value in values])
     axes.set_xlabel(xlabel)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9 if look.width > 5 else 5, integer=True))
-    _legend(axes, look)
-    return _png(figure)
+    return _finish(axes, look)
 
 
 def draw_match(rows: Sequence[MatchRow], look: Look) -> bytes:
     """Draw how far each kind of images is from the statistics of each BatchNorm layer, as PNG."""
-    kinds = {"noise": "noise", "synthetic": "synthetic images", "real": "real images"}
+    kinds = [kind for kind in ("noise", "synthetic", "real") if any(_of(row, kind) is not None for row in rows)]
     few, places = len(rows) <= NAMED_LAYERS, list(range(len(rows)))
-    figure, axes = _blank(_height(len(rows)), look)
-    colours = {"noise": look.series[5], "synthetic": look.series[0], "real": look.series[2]}
-    for kind, words in kinds.items():
-        values = [_number(row[kind]) for row in rows]  # type: ignore[literal-required] - the kinds are its keys
-        if not all(map(math.isnan, values)):
-            across, up = (values, places) if few else (places, values)
-            style = "" if few else "-"
-            axes.plot(across, up, "o", ls=style, ms=5 if few else 3, lw=1.2, color=colours[kind], label=words)
-    _maybe_logarithmic(axes, [row[kind] for row in rows for kind in kinds], across=few)  # type: ignore[literal-required]
-    _name_layers(axes, [row["layer"] for row in rows], "distance, in standard deviations", look)
-    _legend(axes, look)
-    return _png(figure)
+    layers = [row["layer"] for row in rows]
+    axes = _blank(_height(len(rows)), look, legend=kinds, names=layers if few else ())
+    colours = {"noise": SERIES[5], "synthetic": SERIES[0], "real": SERIES[2]}
+    for kind in kinds:
+        values = [_number(_of(row, kind)) for row in rows]
+        across, up = (values, places) if few else (places, values)
+        size, style = (5, "") if few else (3, "-")
+        axes.plot(across, up, "o", ls=style, ms=size, lw=1.2, color=colours[kind], label=kind)
+    _maybe_logarithmic(axes, [_of(row, kind) for row in rows for kind in kinds], across=few)
+    _name_layers(axes, layers, "distance, in standard deviations", look)
+    return _finish(axes, look)
 
 
 def draw_sqnr(series: Mapping[str, Sequence[tuple[str, float | None]]], look: Look) -> bytes:
@@ -91,22 +81,21 @@ def draw_sqnr(series: Mapping[str, Sequence[tuple[str, float | None]]], look: Lo
 
     Args:
         series: By name, for one run or several, ``(layer, dB)``; layers that the first one lacks are left out.
-        look: Colours and size.
+        look: The size.
     """
     layers = [name for name, _ in next(iter(series.values()))]
     few = len(layers) <= NAMED_LAYERS
-    figure, axes = _blank(_height(len(layers) * (1.4 if len(series) > 1 else 1)), look)
+    height = _height(len(layers) * (1.4 if len(series) > 1 else 1))
+    axes = _blank(height, look, legend=list(series) if len(series) > 1 else (), names=layers if few else ())
     thick = 0.75 / len(series)
     for index, (name, rows) in enumerate(series.items()):
         known = dict(rows)
         values = [_number(known.get(layer)) for layer in layers]
         places = [place + thick * (index - (len(series) - 1) / 2) for place in range(len(layers))]
         draw = axes.barh if few else axes.bar
-        draw(places, values, thick, color=_colour(look, index), label=name)
+        draw(places, values, thick, color=_colour(index), label=name)
     _name_layers(axes, layers, "SQNR in dB", look)
-    if len(series) > 1:
-        _legend(axes, look)
-    return _png(figure)
+    return _finish(axes, look)
 
 
 def _name_layers(axes: Axes, layers: Sequence[str], what: str, look: Look) -> None:
@@ -133,43 +122,58 @@ def _maybe_logarithmic(axes: Axes, values: Sequence[float | None], *, across: bo
         (axes.set_xscale if across else axes.set_yscale)("log")
 
 
+def _of(row: MatchRow, kind: str) -> float | None:
+    found: float | None = row[kind]  # type: ignore[literal-required] - its keys, in a loop
+    return found
+
+
 def _number(value: float | None) -> float:
     return value if value is not None and math.isfinite(value) else math.nan
 
 
-def _colour(look: Look, index: int) -> str:
-    return look.series[index % len(look.series)]
+def _colour(index: int) -> str:
+    return SERIES[index % len(SERIES)]
 
 
 def _height(layers: float) -> float:
-    return max(1.7, 0.24 * layers + 0.8) if layers <= 1.4 * NAMED_LAYERS else 3.2
+    return max(1.5, 0.24 * layers + 0.6) if layers <= 1.4 * NAMED_LAYERS else 3.2
 
 
-def _legend(axes: Axes, look: Look) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    longest = max(map(len, names), default=1)
-    columns = max(1, min(4, int(look.width * 11 / (longest + 6))))  # about eleven characters an inch
-    place = {"loc": "outside upper left", "ncols": columns}
-    axes.get_figure().legend(handles, names, frameon=False, labelcolor=look.ink, fontsize=9, **place)
+def _blank(height_inches: float, look: Look, *, legend: Sequence[str] = (), names: Sequence[str] = ()) -> Axes:
+    """Empty axes with room for a legend above and for names on the left.
 
-
-def _blank(height_inches: float, look: Look) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(look.width, height_inches), dpi=look.dpi, layout="constrained")
+    The room is reckoned from the number of characters: measuring the text makes a plot take twice as long.
+    """
+    head = 0.12 + LINE * math.ceil(len(legend) / _columns(legend, look))
+    longest = max((min(len(name), look.longest_name) for name in names), default=NUMBER)
+    height = height_inches + head
+    figure = Figure(figsize=(look.width, height), dpi=look.dpi)
     FigureCanvasAgg(figure)  # draws without a screen and leaves pyplot's global figures alone
-    axes = figure.add_subplot()
+    left, right = CHARACTER * longest + (0.15 if names else 0.3), look.width - 0.15
+    axes = figure.add_axes((left / look.width, FOOT / height, (right - left) / look.width, 1 - (FOOT + head) / height))
     axes.set_axisbelow(True)
-    axes.grid(color=look.faint, linewidth=0.8)
-    axes.tick_params(colors=look.ink, which="both", length=0, labelsize=9)
-    axes.xaxis.label.set_color(look.ink)
-    axes.yaxis.label.set_color(look.ink)
+    axes.grid(color=FAINT, linewidth=0.8)
+    axes.tick_params(colors=INK, which="both", length=0, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
     axes.patch.set_alpha(0.0)
     figure.patch.set_alpha(0.0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return figure, axes
+    return axes
 
 
-def _png(figure: Figure) -> bytes:
+def _columns(legend: Sequence[str], look: Look) -> int:
+    longest = max(map(len, legend), default=1) + 8  # with the line before it and the gap behind
+    return max(1, min(4, int(look.width / CHARACTER / longest)))
+
+
+def _finish(axes: Axes, look: Look) -> bytes:
+    figure, (handles, names) = axes.figure, axes.get_legend_handles_labels()
+    if names:
+        columns = _columns(names, look)
+        place = {"loc": "upper left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+        figure.legend(handles, names, frameon=False, labelcolor=INK, fontsize=9, ncols=columns, **place)
     png = io.BytesIO()
     figure.savefig(png, format="png", transparent=True)
     return png.getvalue()

@@ -13,7 +13,7 @@ from dfq_plugin.report.content import MEASURED, Report
 from dfq_plugin.report.curves import Panel, finetune_panels, synthesis_panels
 from dfq_plugin.report.figures import draw_curves, draw_match, draw_sqnr
 from dfq_plugin.report.markdown import count_bits, match_means, quality_rows
-from dfq_plugin.report.pages import in_all_looks, template, uri
+from dfq_plugin.report.pages import in_both_looks, template, uri
 from dfq_plugin.report.pictures import Pictures
 from dfq_plugin.report.sections import flatten
 
@@ -53,12 +53,12 @@ def render_html(report: Report, pictures: Pictures | None = None) -> str:
         bits_summary=[(kind, bits, count) for (kind, bits), count in count_bits(report)],
         layers=sorted(report.layers, key=lambda row: _noisiest_first(row["input_sqnr_db"])),
         quantizers=_quantizers(report),
-        sqnr=in_all_looks(lambda look: draw_sqnr({"": report.sqnr_db}, look)) if report.sqnr_db else None,
+        sqnr=in_both_looks(lambda look: draw_sqnr({"": report.sqnr_db}, look)) if report.sqnr_db else None,
         sheet=sheet_of(pictures),
         sheet_caption=_sheet_caption(pictures, report.calibration_set),
         synthesis=drawn(synthesis),
         finetune=drawn(finetune),
-        match=in_all_looks(lambda look: draw_match(report.batchnorm_match, look)) if report.batchnorm_match else None,
+        match=in_both_looks(lambda look: draw_match(report.batchnorm_match, look)) if report.batchnorm_match else None,
         match_means=", ".join(f"{value} for {kind}" for kind, value in match_means(report)),
         longest_stage=max(report.timings_s.values(), default=0.0),
         config=json.dumps(data["config"], indent=2),
@@ -122,7 +122,8 @@ def drawn(panels: Sequence[Panel]) -> list[dict[str, Any]]:
     return [
         {
             "title": panel.title,
-            "looks": in_all_looks(lambda look, panel=panel: draw_curves(panel.curves, panel.xlabel, look)),
+            "remark": panel.remark,
+            "looks": in_both_looks(lambda look, panel=panel: draw_curves(panel.curves, panel.xlabel, look)),
         }
         for panel in panels
     ]

@@ -1,4 +1,4 @@
-"""What all HTML pages have in common: templates, filters, and pictures inside the page in four looks."""
+"""What all HTML pages have in common: templates, filters, and pictures inside the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import resources
 import jinja2
 
 from dfq_plugin import wording
-from dfq_plugin.report.figures import DARK, LIGHT, Look
+from dfq_plugin.report.figures import NARROW, WIDE, Look
 
 
 def template(name: str) -> jinja2.Template:
@@ -28,10 +28,9 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def in_all_looks(draw: Callable[[Look], bytes]) -> dict[str, str]:
-    """A plot for light and dark screens, wide and narrow, as addresses that hold it."""
-    looks = {"light": LIGHT, "dark": DARK, "light_narrow": LIGHT.narrow(), "dark_narrow": DARK.narrow()}
-    return {name: uri(draw(look)) for name, look in looks.items()}
+def in_both_looks(draw: Callable[[Look], bytes]) -> dict[str, str]:
+    """A plot for wide and for narrow screens, as addresses that hold it."""
+    return {"wide": uri(draw(WIDE)), "narrow": uri(draw(NARROW))}
 
 
 def uri(png: bytes) -> str:

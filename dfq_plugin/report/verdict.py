@@ -110,10 +110,10 @@ def _accuracy(report: Report) -> list[str]:
 def _against_baselines(report: Report) -> list[str]:
     """How good the same settings are on other calibration images, in the strictest measure that there is."""
     measure = "accuracy" if report.accuracy["onnx"] is not None else "agreement"
-    what = "top-1 accuracy" if measure == "accuracy" else "agreement with the teacher"
+    what = "a top-1 accuracy" if measure == "accuracy" else "an agreement with the float network"
     rows = [(name, row["accuracy" if measure == "accuracy" else "agreement"]) for name, row in report.baselines.items()]
     listed = [f"{say_percent(value)} on {_name_images(name)}" for name, value in rows if value is not None]
-    return [f"The same settings reach a {what} of {' and '.join(listed)}."] if listed else []
+    return [f"The same settings reach {what} of {' and '.join(listed)}."] if listed else []
 
 
 def _name_images(baseline: str) -> str:
