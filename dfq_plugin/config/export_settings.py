@@ -9,7 +9,13 @@ from pydantic import Field
 from dfq_plugin.config.base import Count, Settings
 
 MOST_BITS = {"none": 8, "int4": 4, "int2": 2, "bitplanes": 7}  # of a weight that a packing can make smaller
-Baseline = Annotated[str, Field(pattern=r"^(noise|folder:.+|safetensors:.+)$")]
+Baseline = Annotated[
+    str,
+    Field(
+        pattern=r"^(noise|folder:.+|safetensors:.+)$",
+        json_schema_extra={"allowed": "'noise', 'folder:DIR' or 'safetensors:FILE'"},
+    ),
+]
 
 
 class ExportSettings(Settings):
@@ -47,5 +53,4 @@ class ValidateSettings(Settings):
     baselines: tuple[Baseline, ...] = Field(
         default=(),
         description="Quantize once more with the same settings on `noise` or on real images, and measure that as well.",
-        json_schema_extra={"allowed": "a list of 'noise', 'folder:DIR' and 'safetensors:FILE'"},
     )

@@ -131,7 +131,7 @@ def _latency(left: Report, right: Report) -> Iterator[Row]:
     yield Row("integer file, time per image", say_milliseconds(ours["integer"]), say_milliseconds(theirs["integer"]))
     gains = [_gain(pair["float"], pair["integer"]) for pair in (ours, theirs)]
     margin = SAME_TIME * max(gain or 0.0 for gain in gains)
-    yield _number("speed-up", *gains, lambda gain: say_ratio(gain, 1.0), "higher", margin)
+    yield _number("speed-up", *gains, lambda gain: say_ratio(gain, 1.0), "higher", margin=margin)
 
 
 def _gain(before: float | None, after: float | None) -> float | None:
@@ -192,6 +192,7 @@ def _number(
     right: float | None,
     say: Callable[[Any], str],
     better: Better,
+    *,
     margin: float = 0.0,
 ) -> Row:
     said = say(left), say(right)
@@ -202,7 +203,7 @@ def _number(
 
 
 def _time(label: str, left: float | None, right: float | None) -> Row:
-    return _number(label, left, right, say_seconds, "lower", SAME_TIME * max(left or 0.0, right or 0.0))
+    return _number(label, left, right, say_seconds, "lower", margin=SAME_TIME * max(left or 0.0, right or 0.0))
 
 
 def _direction(left: float | None, right: float | None, better: Better, margin: float) -> Mark:

@@ -36,9 +36,9 @@ def summarise(groups: Sequence[Group]) -> str:
     if not marks:
         return "Nothing differs."
     better, worse = marks.count("better"), marks.count("worse")
-    return (
-        f"{len(marks)} differences: B is better in {better}, worse in {worse}, other in {len(marks) - better - worse}."
-    )
+    other = len(marks) - better - worse
+    many = "1 difference" if len(marks) == 1 else f"{len(marks)} differences"
+    return f"{many}: B is better in {better}, worse in {worse}, other in {other}."
 
 
 def render_comparison_markdown(left: Side, right: Side) -> str:

@@ -10,7 +10,6 @@ import torch
 
 from dfq_plugin.comparing import compare_runs, read_run
 from dfq_plugin.errors import InputError
-from dfq_plugin.report import write_report
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet
 from dfq_plugin.tests.report.samples import full_report
 
@@ -57,11 +56,12 @@ def test_file_that_is_no_report_is_refused(content: str, tmp_path: Path) -> None
 
 
 def test_page_and_card_are_written_and_nothing_else(run: Path, tmp_path: Path) -> None:
-    write_report(full_report(accuracy={"teacher": 75.0, "student": 70.5, "onnx": 60.0}), tmp_path / "other")
-    result = compare_runs(run, tmp_path / "other", tmp_path / "both")
+    worse = full_report(accuracy={"teacher": 75.0, "student": 70.5, "onnx": 60.0})
+    (tmp_path / "worse.json").write_text(json.dumps(worse.to_json()))
+    result = compare_runs(run, tmp_path / "worse.json", tmp_path / "both")
     assert result == {
         "comparison": str(tmp_path / "both" / "comparison.html"),
         "markdown": str(tmp_path / "both" / "comparison.md"),
-        "differences": "4 differences: B is better in 0, worse in 1, other in 3.",
+        "differences": "5 differences: B is better in 0, worse in 1, other in 4.",
     }
     assert {entry.name for entry in (tmp_path / "both").iterdir()} == {"comparison.html", "comparison.md"}

@@ -61,7 +61,7 @@ def test_says_everything_when_everything_is_known() -> None:
         "70.25 %",
         "Deployable",
         "-4.75 points against float",
-        "Calibrated on 256 images: noise 60.50 % 71.25 % 0.5 nats 9.5 dB",
+        "Calibrated on 256 images: noise 60.50 % 71.25 %",
         "Calibrated on 256 images: folder:photos 72.00 % 93.75 %",
         "On average over the layers: 2 for noise, 0.5 for the synthetic images, 0.125 for real images.",
         "Of “validate”, 1 min 15 s went into the baseline noise.",

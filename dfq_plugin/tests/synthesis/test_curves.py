@@ -83,7 +83,7 @@ FAST = {"steps": 3, "batch_size": 2}
         ("gznq", FAST, {"classification", "batchnorm"}),
         ("genie", FAST, {"batchnorm", "input"}),
         ("deepinversion", FAST, {"classification", "batchnorm", "total_variation", "norm"}),
-        ("gdfq", {**FAST, "steps_per_epoch": 2}, {"classification", "batchnorm"}),
+        ("gdfq", {**FAST, "steps_per_epoch": 2}, {"cross_entropy", "batchnorm"}),
         ("adadfq", {**FAST, "steps_per_epoch": 2}, {"margin", "balance", "batchnorm", "adaptability"}),
         ("noise", {}, None),
     ],
