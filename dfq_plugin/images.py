@@ -24,17 +24,19 @@ MAX_WORKERS = 4  # decoding is done by libraries that let other threads run mean
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Real images, ready for the teacher.
+    """Images from elsewhere than calibration, ready for the teacher.
 
     Attributes:
         images: (N, C, H, W) float32, normalised as the teacher expects its input.
         labels: (N,) int64, or None when the source has none.
         source: Where they come from, such as "folder:photos".
+        is_real: False for images that a provider made.
     """
 
     images: Tensor
     labels: Tensor | None
     source: str
+    is_real: bool = True
 
 
 def load_images(source: str, facts: ModelFacts, limit: int | None = None) -> LabelledImages:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from dfq_plugin import export, finetuning, quantization, validation
+from dfq_plugin.baselines import baseline_sets, measure_baselines
+from dfq_plugin.batchnorm_match import match_batchnorm
 from dfq_plugin.config import Config
 from dfq_plugin.errors import ValidationError
 from dfq_plugin.evidence import choose_evidence
@@ -16,19 +18,21 @@ from dfq_plugin.files import output_folder, whole_file
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.space import require_space
-from dfq_plugin.summary import build_report, file_metadata
+from dfq_plugin.summary import build_report, file_metadata, pictures
 from dfq_plugin.teacher import load_teacher
 from dfq_plugin.timing import Stopwatch
+from dfq_plugin.tracking import Tracker, Trackers, tracked
 
 SYNTHETIC, STUDENT, MODEL, REJECTED = "synthetic.safetensors", "student", "model.onnx", "model.rejected.onnx"
 TRAINING = ".training.safetensors"  # of a fine-tuning under way, so that a killed job goes on from its last epoch
 
 
-def run(config: Config) -> Report:
+def run(config: Config, trackers: Sequence[Tracker] = ()) -> Report:
     """Quantize a network without its data, from settings to verdict.
 
     Args:
         config: the whole job.
+        trackers: your own, beside those that the config names.
 
     Returns:
         The report; it and everything else lies in ``config.output_dir``.
@@ -36,11 +40,11 @@ def run(config: Config) -> Report:
     Raises:
         DFQError: one message that says what, which value, where, and what to do.
     """
-    with output_folder(config.output_dir) as output:
-        return _run(config, output, Stopwatch())
+    with output_folder(config.output_dir) as output, tracked(config, trackers) as track:
+        return _run(config, output, Stopwatch(), track)
 
 
-def _run(config: Config, output: Path, clock: Stopwatch) -> Report:
+def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers) -> Report:
     with whole_file(output / "config.json") as path:
         path.write_text(json.dumps(config.resolved(), indent=2) + "\n")
     with clock.stage("teacher"):
@@ -49,12 +53,14 @@ def _run(config: Config, output: Path, clock: Stopwatch) -> Report:
     with clock.stage("synthesize"):
         synthetic = synthesize(config.calibration, teacher)
         synthetic.save(output / SYNTHETIC)
-        evidence = choose_evidence(config, teacher, synthetic.images)
+        others = baseline_sets(config, teacher)
+        evidence = choose_evidence(config, teacher, synthetic.images, *(other.images for other in others.values()))
     with clock.stage("quantize"):
         student = quantization.quantize(teacher.network, synthetic, config.quantize, config.target_device)
     with clock.stage("finetune"):
         data = learning_data(config, teacher, synthetic)
-        history = finetuning.finetune(teacher.network, student, data, config.finetune, output / TRAINING)
+        checkpoint, watch = output / TRAINING, track.watch
+        history = finetuning.finetune(teacher.network, student, data, config.finetune, checkpoint, watch=watch)
         quantization.save_student(student, output / STUDENT)
     with proven(output) as candidate, tempfile.TemporaryDirectory() as scratch:
         with clock.stage("export"):
@@ -64,11 +70,14 @@ def _run(config: Config, output: Path, clock: Stopwatch) -> Report:
         with clock.stage("validate"):
             verdict = validation.validate(candidate, student, synthetic.images, config.validation, plain.path)
             quality = validation.assess(candidate, student, teacher.network, evidence) if evidence else {}
+    with clock.stage("validate"):
+        baselines = measure_baselines(config, teacher, others, evidence)
+        match = match_batchnorm(teacher, synthetic, evidence)
     with clock.stage("report"):
-        report = build_report(
-            config, teacher, synthetic, student, history, verdict, plain.size_bytes, evidence, quality, clock.seconds
-        )
-        write_report(report, output, synthetic.images, teacher.facts.mean, teacher.facts.std)
+        found = verdict, plain.size_bytes, evidence, quality, baselines, match, clock.seconds
+        report = build_report(config, teacher, synthetic, student, history, *found)
+        write_report(report, output, pictures(synthetic, teacher))
+        track.finish(report, output)
     return report
 
 

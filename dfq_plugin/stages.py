@@ -19,9 +19,10 @@ from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, TRAINING, reject
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.student import Student
-from dfq_plugin.summary import file_metadata
+from dfq_plugin.summary import file_metadata, pictures
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import Teacher, load_teacher
+from dfq_plugin.tracking import tracked
 
 Result = dict[str, Any]
 
@@ -90,7 +91,9 @@ def _quantize(job: Job) -> Result:
 
 def _finetune(job: Job) -> Result:
     data = learning_data(job.config, job.teacher, job.synthetic)
-    history = finetuning.finetune(job.teacher.network, job.student, data, job.config.finetune, job.output / TRAINING)
+    settings, checkpoint = job.config.finetune, job.output / TRAINING
+    with tracked(job.config) as track:
+        history = finetuning.finetune(job.teacher.network, job.student, data, settings, checkpoint, watch=track.watch)
     quantization.save_student(job.student, job.output / STUDENT)
     return {"student": str(job.output / STUDENT), "losses": list(history.losses)}
 
@@ -117,8 +120,7 @@ def _validate(job: Job) -> Result:
 def _report(job: Job) -> Result:
     path = job.require("report.json", "run")
     report = Report.from_json(read_json_object(path))
-    facts = job.teacher.facts
-    written = write_report(report, job.output, job.synthetic.images, facts.mean, facts.std)
+    written = write_report(report, job.output, pictures(job.synthetic, job.teacher))
     return {"report": str(written.html or written.markdown)}
 
 

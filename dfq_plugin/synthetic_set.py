@@ -38,7 +38,8 @@ class Provenance:
         teacher: Digest of the teacher.
         versions: Version of each package involved.
         date: When it was made, ISO 8601 in UTC.
-        details: What else the method says about this very set, JSON-able: why it was chosen, what its parts are.
+        details: What else the method says about this very set, JSON-able: how its losses went, why it was chosen, what
+            its parts are.
     """
 
     provider: str

@@ -79,7 +79,9 @@ def done(tmp_path_factory: pytest.TempPathFactory, kernels: Path) -> tuple[Repor
                 "images": f"safetensors:{labelled_images(folder, 40)}",
                 "latency_runs": 3,
                 "parity_codes": 50_000,
+                "baselines": ["noise"],
             },
+            "tracking": {"tensorboard": str(folder / "board")},
             "output_dir": str(folder / "out"),
         }
     )
@@ -125,10 +127,10 @@ class TestWholeJob:
 
     def test_quality_was_measured_on_the_named_images(self, done: tuple[Report, Path]) -> None:
         report, _ = done
-        assert report.measured_on["accuracy"].startswith("safetensors:")
+        assert report.measured_on["accuracy"].startswith("40 labelled images of safetensors:")
         assert report.measured_on["accuracy"] == report.measured_on["agreement"]
         assert report.calibration_set == "16 calibration images (zeroq, seed 0)"
-        assert report.measured_on["parity"] == report.calibration_set
+        assert report.measured_on["parity"] == f"{report.parity['images']} of {report.calibration_set}"
 
     def test_bits_are_as_the_config_says(self, done: tuple[Report, Path]) -> None:
         report, _ = done
@@ -161,8 +163,38 @@ class TestWholeJob:
     def test_html_report_shows_the_proof(self, done: tuple[Report, Path]) -> None:
         _, output = done
         text = (output / "report.html").read_text()
-        assert "integer" in text
-        assert "<img" in text or "<svg" in text
+        assert "Deployable" in text
+        assert "All 6 quantized layers run on integer kernels" in text
+        assert text.count("<img") >= 5  # SQNR, losses of the images, BatchNorm, fine-tuning, and the contact sheet
+
+    def test_baseline_was_made_with_the_same_settings(self, done: tuple[Report, Path]) -> None:
+        report, _ = done
+        noise = report.baselines["noise"]
+        assert noise["images"] == 16
+        assert noise["agreement"] is not None
+        assert noise["agreement"] > 30  # of 10 classes
+        assert noise["accuracy"] is not None
+        assert 0 < noise["seconds"] < report.timings_s["validate"]
+
+    def test_layers_curves_and_statistics_are_told(self, done: tuple[Report, Path]) -> None:
+        report, _ = done
+        assert [row["weight_bits"] for row in report.layers] == [8, 4, 4, 4, 4, 8]
+        assert all(row["input_bits"] and row["input_sqnr_db"] for row in report.layers)
+        (curves,) = report.synthesis_curves
+        assert (curves["provider"], list(curves["at"])) == ("zeroq", [1, 2, 3, 4, 5])
+        assert set(curves["values"]) == {"input", "batchnorm"}
+        layers = list(report.provenance["teacher_facts"]["batchnorm_layers"])
+        assert [row["layer"] for row in report.batchnorm_match] == layers
+        assert all(row["real"] is not None and row["real"] > 0 for row in report.batchnorm_match)
+
+    def test_run_was_tracked(self, done: tuple[Report, Path]) -> None:
+        report, output = done
+        accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        found = accumulator.EventAccumulator(str(output.parent / "board" / "out"))
+        found.Reload()
+        losses = [event.value for event in found.Scalars("finetune/distillation")]
+        assert losses == pytest.approx(report.losses["distillation"])
+        assert found.Scalars("final/accuracy.onnx")[0].value == pytest.approx(report.accuracy["onnx"])
 
 
 class TestSameJobTwice:

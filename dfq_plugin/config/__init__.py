@@ -8,6 +8,7 @@ from dfq_plugin.config.loading import convert, explain, json_schema, load_config
 from dfq_plugin.config.quantize_settings import IgnoredScopes, QuantizeSettings
 from dfq_plugin.config.schema import CalibrationSettings, Config, ModelSettings, Note
 from dfq_plugin.config.scopes import legacy_name, match_scopes, split_quantizer_scope, translate_scope
+from dfq_plugin.config.tracking_settings import TrackingSettings
 
 __all__ = [
     "CalibrationSettings",
@@ -18,6 +19,7 @@ __all__ = [
     "ModelSettings",
     "Note",
     "QuantizeSettings",
+    "TrackingSettings",
     "ValidateSettings",
     "convert",
     "explain",

@@ -9,6 +9,13 @@ from pydantic import Field
 from dfq_plugin.config.base import Count, Settings
 
 MOST_BITS = {"none": 8, "int4": 4, "int2": 2, "bitplanes": 7}  # of a weight that a packing can make smaller
+Baseline = Annotated[
+    str,
+    Field(
+        pattern=r"^(noise|folder:.+|safetensors:.+)$",
+        json_schema_extra={"allowed": "'noise', 'folder:DIR' or 'safetensors:FILE'"},
+    ),
+]
 
 
 class ExportSettings(Settings):
@@ -43,3 +50,7 @@ class ValidateSettings(Settings):
     )
     latency_runs: Annotated[int, Field(ge=0)] = Field(default=50, description="Timed runs; 0 measures no latency.")
     require_integer: bool = Field(default=True, description="Fail when a layer that was to be quantized runs in float.")
+    baselines: tuple[Baseline, ...] = Field(
+        default=(),
+        description="Quantize once more with the same settings on `noise` or on real images, and measure that as well.",
+    )

@@ -15,6 +15,7 @@ from dfq_plugin.config.base import Count, Positive, Seed, Settings
 from dfq_plugin.config.export_settings import MOST_BITS, ExportSettings, ValidateSettings
 from dfq_plugin.config.finetune_settings import FinetuneSettings
 from dfq_plugin.config.quantize_settings import QuantizeSettings
+from dfq_plugin.config.tracking_settings import TrackingSettings
 from dfq_plugin.errors import ConfigError
 
 
@@ -103,6 +104,9 @@ class Config(Settings):
     export: ExportSettings = Field(default=ExportSettings(), description="How the ONNX file is written.")
     validation: ValidateSettings = Field(
         default=ValidateSettings(), alias="validate", description="How the ONNX file is checked."
+    )
+    tracking: TrackingSettings = Field(
+        default=TrackingSettings(), description="Where curves, final figures and the report are sent."
     )
     output_dir: Annotated[str, Field(min_length=1)] = Field(
         default="runs/latest", description="Folder for everything the job writes."

@@ -6,7 +6,7 @@ Nothing is selected by looking at results: the last step is kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +49,8 @@ def finetune(
     data: SyntheticSet | BatchSource,
     settings: FinetuneSettings,
     checkpoint: Path | None = None,
+    *,
+    watch: Callable[[Mapping[str, Sequence[float]]], object] | None = None,
 ) -> History:
     """Distil the teacher into the student, in place.
 
@@ -59,6 +61,7 @@ def finetune(
         settings: epochs, rates and losses.
         checkpoint: a file that is written after every epoch and gone in the end; where there is one already, a run that
             was killed goes on from it, with the same result as an unbroken one.
+        watch: called after every epoch with all curves so far by name, ``distillation`` being the whole loss.
 
     Raises:
         ConfigError: the settings name a layer that the teacher does not have, or the images only stand in.
@@ -90,6 +93,8 @@ def finetune(
             if checkpoint is not None:
                 kept = under("hooks", hooks.state_dict()) | under("optimizer", optimizer_state(optimizer, schedule))
                 write_tensors(checkpoint, kept, run)
+            if watch is not None:
+                watch({"distillation": hooks.losses, **hooks.curves()})
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     losses = hooks.losses

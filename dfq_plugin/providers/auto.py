@@ -84,8 +84,8 @@ class Auto(Provider):
         choice = self.choose(facts)
         logger.info("auto: chose '%s', because %s", choice.provider.name, choice.reason)
         made = choice.provider(teacher, facts, request)
-        details = {"reason": choice.reason, "chosen": asdict(made.provenance)}
-        return replace(made, provenance=replace(self.provenance(facts, request), details=details))
+        chosen = self.provenance(facts, request, reason=choice.reason, chosen=asdict(made.provenance))
+        return replace(made, provenance=chosen)
 
     def _make(self, cls: type[Provider], **settings: Any) -> Provider:  # noqa: ANN401 - the fields of the class
         given = {name: value for name, value in self if value is not None and name in cls.model_fields}

@@ -138,9 +138,17 @@ class Provider(pydantic.BaseModel, ABC):
             raise ProviderContractError(msg)
         return replace(result, pixel_range=facts.pixel_range)
 
-    def provenance(self, facts: ModelFacts, request: GenerationRequest) -> Provenance:
-        """Say where a set made by this provider comes from."""
-        return describe_run(self.name, self.model_dump(mode="json"), request.seed, facts.digest)
+    def provenance(self, facts: ModelFacts, request: GenerationRequest, **details: Any) -> Provenance:  # noqa: ANN401 - JSON
+        """Say where a set made by this provider comes from.
+
+        Args:
+            facts: The teacher's.
+            request: How many images, from which seed.
+            **details: What else there is to say about this very set, JSON-able; ``curves`` (of the losses, as
+                ``curves_of`` makes them) are drawn in the report.
+        """
+        made = describe_run(self.name, self.model_dump(mode="json"), request.seed, facts.digest)
+        return replace(made, details=details)
 
 
 def request_key(provider: Provider, facts: ModelFacts, request: GenerationRequest) -> str:

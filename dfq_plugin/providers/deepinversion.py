@@ -188,7 +188,7 @@ class DeepInversion(BatchNormProvider):
 
             result = optimise_pixels(self.pixel_settings(facts), request, like, start)
         labels = result.labels if self.classification_weight else None
-        return SyntheticSet(result.images, labels, None, self.provenance(facts, request))
+        return SyntheticSet(result.images, labels, None, self.provenance(facts, request, curves=result.curves))
 
     @property
     def low_steps(self) -> int:

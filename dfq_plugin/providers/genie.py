@@ -98,4 +98,4 @@ class Genie(PixelProvider):
                 return Descent(unknowns, objective)
 
             result = optimise_batches(settings, request, prepare)
-        return SyntheticSet(result.images, None, None, self.provenance(facts, request))
+        return SyntheticSet(result.images, None, None, self.provenance(facts, request, curves=result.curves))

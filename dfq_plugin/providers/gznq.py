@@ -82,4 +82,4 @@ class GZNQ(PixelProvider):
                 return PixelStart(pixels, objective, labels)
 
             result = optimise_pixels(self.pixel_settings(), request, like, start)
-        return SyntheticSet(result.images, result.labels, None, self.provenance(facts, request))
+        return SyntheticSet(result.images, result.labels, None, self.provenance(facts, request, curves=result.curves))

@@ -142,7 +142,7 @@ class IntraQ(PixelProvider):
             synthesis = _Synthesis(self, teacher, facts, seen, features)
             result = optimise_pixels(self.pixel_settings(), request, synthesis.like, synthesis.start, synthesis.finish)
         labels = result.labels if self.use_soft_inception else None
-        return SyntheticSet(result.images, labels, None, self.provenance(facts, request))
+        return SyntheticSet(result.images, labels, None, self.provenance(facts, request, curves=result.curves))
 
 
 class _Synthesis:

@@ -89,7 +89,7 @@ class Mixture(Provider):
             torch.cat([one.images for one in made]),
             _join(made, lambda one: one.labels),
             _join(made, lambda one: one.soft_labels),
-            replace(self.provenance(facts, request), details={"parts": [_describe(one) for one in made]}),
+            self.provenance(facts, request, parts=[_describe(one) for one in made]),
         )
 
 

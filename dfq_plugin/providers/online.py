@@ -17,6 +17,7 @@ from dfq_plugin.batch_store import BatchStore
 from dfq_plugin.batches import Batch, BatchSource
 from dfq_plugin.progress import track
 from dfq_plugin.providers.base import GenerationRequest, cited
+from dfq_plugin.synthesis.curves import curves_of
 from dfq_plugin.synthesis.generator_source import GeneratorMethod, GeneratorSettings, GeneratorSource
 from dfq_plugin.synthesis.generators import initialised
 from dfq_plugin.synthesis.pixel_provider import BatchNormProvider
@@ -103,7 +104,8 @@ class OnlineProvider(BatchNormProvider):
                     store.save(0, kept)
         logger.info("%s: %d images after %d steps", self.name, request.num_samples, source.steps)
         drawn = source.draw(request.num_samples)
-        return SyntheticSet(drawn.images, drawn.labels, drawn.soft_labels, self.provenance(facts, request))
+        provenance = self.provenance(facts, request, curves=curves_of([source.history()]))
+        return SyntheticSet(drawn.images, drawn.labels, drawn.soft_labels, provenance)
 
     def is_large(self, facts: ModelFacts) -> bool:
         """Whether the teacher's images take the papers' generator for ImageNet."""

@@ -75,7 +75,7 @@ class ZeroQ(PixelProvider):
                 return PixelStart(self._draw((batch.size, *facts.input_shape), batch.generator), objective)
 
             result = optimise_pixels(self.pixel_settings(), request, next(teacher.parameters()), start)
-        return SyntheticSet(result.images, None, None, self.provenance(facts, request))
+        return SyntheticSet(result.images, None, None, self.provenance(facts, request, curves=result.curves))
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         if self.initial_images == "gaussian":

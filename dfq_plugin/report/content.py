@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -13,11 +13,15 @@ from dfq_plugin.report.sections import (
     FIXED_SECTIONS,
     Accuracy,
     AgainstTeacher,
+    BaselineRow,
     BitsRow,
     Census,
     FloatAndInteger,
     FloatNode,
+    LayerRow,
+    MatchRow,
     Parity,
+    SynthesisCurves,
     check_keys,
     no_accuracy,
     no_census,
@@ -25,6 +29,7 @@ from dfq_plugin.report.sections import (
     no_pair,
     no_parity,
 )
+from dfq_plugin.report.verdict import judge
 
 FORMAT = 1  # of report.json; raised when a key changes its meaning
 # Sections whose numbers depend on images, with the key of measured_on that says on which.
@@ -33,11 +38,13 @@ MEASURED = {
     "agreement": "agreement",
     "kl_nats": "agreement",
     "logits_sqnr_db": "agreement",
+    "baselines": "agreement",
     "parity": "parity",
     "latency_ms": "latency_ms",
     "sqnr_db": "sqnr_db",
+    "batchnorm_match": "batchnorm_match",
 }
-QUALITY = ("accuracy", "agreement", "kl_nats", "logits_sqnr_db")  # never measured on the calibration set
+QUALITY = ("accuracy", "agreement", "kl_nats", "logits_sqnr_db", "baselines")  # never measured on the calibration set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +58,24 @@ class Report:
         agreement: Images whose top-1 class is the teacher's, in percent.
         kl_nats: Mean KL divergence from the teacher's class probabilities.
         logits_sqnr_db: Signal to noise ratio of the logits.
+        baselines: The same settings calibrated on other images, by name, such as "noise" or "folder:photos".
         census: What onnxruntime really runs.
         parity: The comparison of the exported file with the integer reference.
         latency_ms: Milliseconds per image.
         size_bytes: Size of the files.
         bits: One row per quantizer.
-        measured_on: The images that accuracy, agreement (with kl_nats and logits_sqnr_db), parity, latency_ms and
-            sqnr_db were measured on, each in words.
+        layers: One row per layer with weights.
+        measured_on: The images that accuracy, agreement (with kl_nats, logits_sqnr_db and baselines), parity,
+            latency_ms, sqnr_db and batchnorm_match were measured on, each in words.
         sqnr_db: Signal to quantization noise per layer, in execution order; infinite where the two are equal.
         losses: Fine-tuning history: one series of values per loss, in order of time.
+        synthesis_curves: How the losses of each provider went while the images were made.
+        batchnorm_match: How near the images come to the BatchNorm statistics of the teacher, layer by layer.
         timings_s: Seconds per stage.
         peak_memory_bytes: Most memory that the run held at one time.
         provenance: Versions, seeds, digests, dates.
         config: The resolved settings.
+        command: What to type to do it all again.
         evidence: How the numbers were obtained, in sentences.
         notes: Anything a reader should know: warnings, approximations.
 
@@ -78,40 +90,53 @@ class Report:
     agreement: AgainstTeacher = field(default_factory=no_comparison)
     kl_nats: AgainstTeacher = field(default_factory=no_comparison)
     logits_sqnr_db: AgainstTeacher = field(default_factory=no_comparison)
+    baselines: Mapping[str, BaselineRow] = field(default_factory=dict)
     census: Census = field(default_factory=no_census)
     parity: Parity = field(default_factory=no_parity)
     latency_ms: FloatAndInteger = field(default_factory=no_pair)
     size_bytes: FloatAndInteger = field(default_factory=no_pair)
     bits: Sequence[BitsRow] = ()
+    layers: Sequence[LayerRow] = ()
     measured_on: Mapping[str, str] = field(default_factory=dict)
     sqnr_db: Sequence[tuple[str, float | None]] = ()
     losses: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    synthesis_curves: Sequence[SynthesisCurves] = ()
+    batchnorm_match: Sequence[MatchRow] = ()
     timings_s: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
     evidence: str = ""
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, kind in FIXED_SECTIONS.items():
             check_keys(name, getattr(self, name), kind)
-        for row in self.bits:
-            check_keys("bits", row, BitsRow)
-        for node in self.census["float_nodes"]:
-            check_keys("float_nodes", node, FloatNode)
+        for name, rows, kind in (
+            ("bits", self.bits, BitsRow),
+            ("layers", self.layers, LayerRow),
+            ("float_nodes", self.census["float_nodes"], FloatNode),
+            ("baselines", self.baselines.values(), BaselineRow),
+            ("synthesis_curves", self.synthesis_curves, SynthesisCurves),
+            ("batchnorm_match", self.batchnorm_match, MatchRow),
+        ):
+            for row in rows:
+                check_keys(name, row, kind)
         for name in ("accuracy", "agreement"):
             _check_percentages(name, getattr(self, name))
+            _check_percentages("baselines", {key: row[name] for key, row in self.baselines.items()})
         _check_measured_on(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the report as plain data, ready for ``json.dumps``.
+        """Give the report as plain data, ready for ``json.dumps``, with the verdict that follows from it.
 
         Numbers that are not finite become null, except an infinite SQNR (no error at all), which becomes "inf".
         """
         content = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
-        content["sqnr_db"] = [[layer, "inf" if value == math.inf else _plain(value)] for layer, value in self.sqnr_db]
-        return {"format": FORMAT, **content}
+        content["sqnr_db"] = [[layer, _decibels(value)] for layer, value in self.sqnr_db]
+        content["layers"] = [{**row, "input_sqnr_db": _decibels(row["input_sqnr_db"])} for row in self.layers]
+        return {"format": FORMAT, "verdict": _plain(asdict(judge(self))), **content}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
@@ -120,7 +145,7 @@ class Report:
         Raises:
             ConfigError: The data has keys that a report does not have, or is of another format.
         """
-        content = dict(data)
+        content = {name: value for name, value in data.items() if name != "verdict"}  # it follows from the rest
         written = content.pop("format", FORMAT)
         if written != FORMAT:
             msg = f"report.json is of format {written}; this version reads format {FORMAT}. Make the report again."
@@ -129,8 +154,9 @@ class Report:
         if unknown:
             msg = f"report.json has keys that a report does not have: {', '.join(unknown)}."
             raise ConfigError(msg)
-        content["sqnr_db"] = [
-            (layer, None if value is None else float(value)) for layer, value in content.get("sqnr_db", ())
+        content["sqnr_db"] = [(layer, _from_decibels(value)) for layer, value in content.get("sqnr_db", ())]
+        content["layers"] = [
+            {**row, "input_sqnr_db": _from_decibels(row["input_sqnr_db"])} for row in content.get("layers", ())
         ]
         return cls(**content)
 
@@ -142,6 +168,14 @@ class Report:
         if isinstance(value, Mapping):
             return any(number is not None for number in value.values())
         return bool(value)
+
+
+def _decibels(value: float | None) -> float | str | None:
+    return "inf" if value == math.inf else None if value is None or not math.isfinite(value) else float(value)
+
+
+def _from_decibels(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _check_percentages(name: str, section: Mapping[str, Any]) -> None:

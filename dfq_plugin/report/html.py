@@ -2,72 +2,86 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
-from importlib import resources
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jinja2
-from torch import Tensor
-
 from dfq_plugin import wording
+from dfq_plugin.report.contact_sheet import count_shown, draw_contact_sheet
 from dfq_plugin.report.content import MEASURED, Report
-from dfq_plugin.report.figures import (
-    DARK,
-    LIGHT,
-    SHEET_COLUMNS,
-    SHEET_ROWS,
-    Theme,
-    draw_contact_sheet,
-    draw_losses,
-    draw_sqnr,
-)
-from dfq_plugin.report.markdown import count_bits
-from dfq_plugin.report.verdict import judge
+from dfq_plugin.report.curves import Panel, finetune_panels, synthesis_panels
+from dfq_plugin.report.figures import draw_curves, draw_match, draw_sqnr
+from dfq_plugin.report.markdown import count_bits, match_means, quality_rows
+from dfq_plugin.report.pages import in_both_looks, template, uri
+from dfq_plugin.report.pictures import Pictures
+from dfq_plugin.report.sections import flatten
 
-WORST_LAYERS = 5
+TITLES = {
+    "quality": "Accuracy",
+    "layers": "Layers",
+    "images": "Images",
+    "synthesis": "Synthesis",
+    "finetune": "Fine-tuning",
+    "kernels": "Kernels",
+    "speed": "Size and speed",
+    "notes": "Notes",
+    "timings": "Time",
+    "repeat": "Do it again",
+    "provenance": "Provenance",
+}
 
 
-def render_html(
-    report: Report, images: Tensor | None, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> str:
-    """Lay the report out as a self-contained page for light and dark screens, wide and narrow.
+def render_html(report: Report, pictures: Pictures | None = None) -> str:
+    """Lay the report out as a self-contained page for light and dark screens, wide and narrow, and for paper.
 
     Args:
         report: What to say.
-        images: Synthetic images, (N, C, H, W), in the teacher's normalised input space; None leaves them out.
-        mean: Per channel, of pixels in 0..1, to undo the normalisation; None stretches every image.
-        std: Likewise.
+        pictures: Synthetic images; None leaves them out.
     """
     data = report.to_json()
-    return _template().render(
+    synthesis, finetune = synthesis_panels(report), finetune_panels(report)
+    ids = list(_sections(report, pictures))
+    return template("report.html.j2").render(
         report=data,
-        verdict=judge(report),
+        ids=ids,
+        contents=[(name, TITLES[name]) for name in ids],
         tiles=list(_tiles(report)),
         measured_on={key: report.measured_on[key] for section, key in MEASURED.items() if report.has_numbers(section)},
-        has={section: report.has_numbers(section) for section in (*MEASURED, "size_bytes")},
+        has={section: report.has_numbers(section) for section in MEASURED},
+        quality=quality_rows(report),
         bits_summary=[(kind, bits, count) for (kind, bits), count in count_bits(report)],
+        layers=sorted(report.layers, key=lambda row: _noisiest_first(row["input_sqnr_db"])),
+        quantizers=_quantizers(report),
+        sqnr=in_both_looks(lambda look: draw_sqnr({"": report.sqnr_db}, look)) if report.sqnr_db else None,
+        sheet=sheet_of(pictures),
+        sheet_caption=_sheet_caption(pictures, report.calibration_set),
+        synthesis=drawn(synthesis),
+        finetune=drawn(finetune),
+        match=in_both_looks(lambda look: draw_match(report.batchnorm_match, look)) if report.batchnorm_match else None,
+        match_means=", ".join(f"{value} for {kind}" for kind, value in match_means(report)),
         longest_stage=max(report.timings_s.values(), default=0.0),
-        worst_layers=_worst_layers(report),
         config=json.dumps(data["config"], indent=2),
-        provenance=list(_flat(data["provenance"])),
-        sheet=None if images is None or not len(images) else _uri(draw_contact_sheet(images, mean, std)),
-        sheet_caption=_sheet_caption(0 if images is None else len(images), report.calibration_set),
-        losses=_both_themes(lambda theme: draw_losses(report.losses, theme)) if report.losses else None,
-        sqnr=_both_themes(lambda theme: draw_sqnr(report.sqnr_db, theme)) if report.sqnr_db else None,
+        provenance=list(flatten(data["provenance"], " › ")),  # noqa: RUF001 - a typographic arrow
     )
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    sayings = {name: getattr(wording, name) for name in dir(wording) if name.startswith("say_")}
-    environment.filters.update(sayings)
-    environment.globals.update(sayings)
-    text = resources.files("dfq_plugin.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text)
+def _sections(report: Report, pictures: Pictures | None) -> Iterator[str]:
+    """Which sections have something to say, in the order of the page."""
+    there = {
+        "quality": any(map(report.has_numbers, ("accuracy", "agreement", "kl_nats", "logits_sqnr_db"))),
+        "layers": report.bits or report.layers or report.sqnr_db,
+        "images": pictures is not None and len(pictures.images),
+        "synthesis": report.synthesis_curves or report.batchnorm_match,
+        "finetune": report.losses,
+        "kernels": True,
+        "speed": report.has_numbers("latency_ms") or report.has_numbers("size_bytes"),
+        "notes": report.notes,
+        "timings": report.timings_s,
+        "repeat": report.command or report.config,
+        "provenance": report.provenance,
+    }
+    return (name for name in TITLES if there[name])
 
 
 def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
@@ -75,10 +89,10 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
     accuracy, agreement, census, parity = report.accuracy, report.agreement, report.census, report.parity
     if accuracy["onnx"] is not None:
         teacher = accuracy["teacher"]
-        remark = "" if teacher is None else f"{wording.say_points(accuracy['onnx'] - teacher)} against the teacher"
+        remark = "" if teacher is None else f"{wording.say_points(accuracy['onnx'] - teacher)} against float"
         yield "Top-1 accuracy", wording.say_percent(accuracy["onnx"]), remark
     if agreement["onnx"] is not None:
-        yield "Agreement", wording.say_percent(agreement["onnx"]), "same class as the teacher"
+        yield "Agreement", wording.say_percent(agreement["onnx"]), "same class as float"
     if total := census["integer"] + census["float"]:
         yield "Integer operators", f"{census['integer']:,} / {total:,}", f"{census['float']:,} in float"
     if report.has_numbers("parity"):
@@ -92,28 +106,39 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "Speed-up", wording.say_ratio(latency["float"], latency["integer"]), change
 
 
-def _worst_layers(report: Report) -> list[tuple[str, float]]:
-    known = [(layer, value) for layer, value in report.sqnr_db if value is not None]
-    return sorted(known, key=lambda row: row[1])[:WORST_LAYERS]
+def _quantizers(report: Report) -> list[dict[str, Any]]:
+    """Every quantizer with its bits and what is known of its noise, noisiest first, weights last."""
+    known = dict(report.sqnr_db)
+    rows = [{**row, "sqnr_db": known.get(row["layer"]) if row["kind"] == "activation" else None} for row in report.bits]
+    return sorted(rows, key=lambda row: _noisiest_first(row["sqnr_db"]))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name} › ")  # noqa: RUF001 - a typographic arrow between levels
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+def _noisiest_first(decibels: float | None) -> tuple[bool, float]:
+    return decibels is None, math.inf if decibels is None else decibels
 
 
-def _sheet_caption(count: int, source: str) -> str:
-    shown = min(count, SHEET_COLUMNS * SHEET_ROWS)
-    which = f"The first {shown} of {count:,} images" if shown < count else f"All {count} images"
-    return f"{which}: {source}" if source else which
+def drawn(panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    """Panels with their pictures, as a template takes them."""
+    return [
+        {
+            "title": panel.title,
+            "remark": panel.remark,
+            "looks": in_both_looks(lambda look, panel=panel: draw_curves(panel.curves, panel.xlabel, look)),
+        }
+        for panel in panels
+    ]
 
 
-def _both_themes(draw: Callable[[Theme], bytes]) -> dict[str, str]:
-    return {"light": _uri(draw(LIGHT)), "dark": _uri(draw(DARK))}
+def sheet_of(pictures: Pictures | None) -> list[dict[str, Any]]:
+    """The rows of the contact sheet, as a template takes them."""
+    if pictures is None or not len(pictures.images):
+        return []
+    return [{"label": strip.label, "address": uri(strip.png)} for strip in draw_contact_sheet(pictures)]
 
 
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _sheet_caption(pictures: Pictures | None, source: str) -> str:
+    if pictures is None or not len(pictures.images):
+        return ""
+    shown, count = count_shown(pictures), len(pictures.images)
+    which = f"{shown} of {count:,} images" if shown < count else f"All {count} images"
+    return f"{which}: {source}." if source else f"{which}."

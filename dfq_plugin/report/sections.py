@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from dfq_plugin.errors import ConfigError
@@ -90,6 +91,50 @@ class BitsRow(TypedDict):
     reason: str
 
 
+class LayerRow(TypedDict):
+    """A convolution or matrix product with weights: its bits, and how clean what it reads is (None: in float)."""
+
+    layer: str
+    weight_bits: int | None
+    input_bits: int | None
+    input_sqnr_db: Number
+
+
+class BaselineRow(TypedDict):
+    """How good the same settings are on other calibration images; in PyTorch, nothing is exported.
+
+    ``images`` says how many; quality is measured on the same images as that of the student and the file.
+    """
+
+    images: int
+    accuracy: Number
+    agreement: Number
+    kl_nats: Number
+    logits_sqnr_db: Number
+    seconds: float
+
+
+class SynthesisCurves(TypedDict):
+    """How the losses of a provider went: ``values`` by name, one for each step in ``at``, which counts from 1."""
+
+    provider: str
+    at: Sequence[int]
+    values: Mapping[str, Sequence[Number]]
+
+
+class MatchRow(TypedDict):
+    """How far images are from the statistics of a BatchNorm layer, on average over its channels.
+
+    In standard deviations of the teacher's training: the Wasserstein-2 distance of the normal distributions with the
+    moments seen and stored.
+    """
+
+    layer: str
+    noise: Number
+    synthetic: Number
+    real: Number
+
+
 def no_accuracy() -> Accuracy:
     """Nothing measured."""
     return {"teacher": None, "student": None, "onnx": None}
@@ -139,3 +184,12 @@ def check_keys(name: str, value: Mapping[str, Any], kind: Any) -> None:  # noqa:
             f"Report section '{name}' must have the keys {', '.join(sorted(required))}; got {', '.join(sorted(value))}."
         )
         raise ConfigError(msg)
+
+
+def flatten(values: Mapping[str, Any], separator: str) -> Iterator[tuple[str, str]]:
+    """Every value inside dictionaries inside dictionaries, with the names on the way to it, in words."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}{separator}{inner}", said) for inner, said in flatten(value, separator))
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dfq_plugin.report.content import Report
 from dfq_plugin.wording import say_count, say_percent, say_points, say_ratio
+
+if TYPE_CHECKING:
+    from dfq_plugin.report.content import Report
+
+Level = Literal["pass", "warn", "fail", "unknown"]
+ANSWERS: dict[Level, str] = {
+    "pass": "Deployable",
+    "warn": "Not proven",
+    "fail": "Not deployable",
+    "unknown": "Not examined",
+}
 
 
 @dataclass(frozen=True)
@@ -17,21 +27,27 @@ class Verdict:
         level: ``pass``: every quantized layer runs on integers and that is proven; ``warn``: it is not known, or
             nothing was compared; ``fail``: a quantized layer runs in float, or a code differs from the integer
             reference; ``unknown``: the exported file was not examined.
+        answer: The level in a word or two.
         headline: The proof in one sentence.
         sentences: Quality, size and speed, as far as they were measured.
+        evidence: What all this rests on.
     """
 
-    level: Literal["pass", "warn", "fail", "unknown"]
+    level: Level
+    answer: str
     headline: str
     sentences: tuple[str, ...]
+    evidence: tuple[str, ...]
 
 
 def judge(report: Report) -> Verdict:
     """Put a report into words."""
-    return Verdict(level=_level(report), headline=f"{_kernels(report)}{_proof(report)}.", sentences=_sentences(report))
+    level = _level(report)
+    headline = f"{_kernels(report)}{_proof(report)}."
+    return Verdict(level, ANSWERS[level], headline, _sentences(report), _evidence(report))
 
 
-def _level(report: Report) -> Literal["pass", "warn", "fail", "unknown"]:
+def _level(report: Report) -> Level:
     census, parity = report.census, report.parity
     asked = census.get("products_asked", 0)
     in_float = asked - min(asked, census.get("products_integer", 0))
@@ -67,15 +83,7 @@ def _proof(report: Report) -> str:
 
 
 def _sentences(report: Report) -> tuple[str, ...]:
-    found = []
-    teacher, onnx = report.accuracy["teacher"], report.accuracy["onnx"]
-    if onnx is not None:
-        against = f", {say_points(onnx - teacher)} against the teacher" if teacher is not None else ""
-        found.append(f"Top-1 accuracy {say_percent(onnx)}{against} ({report.measured_on['accuracy']}).")
-    agreement = report.agreement["onnx"]
-    if agreement is not None:
-        images = report.measured_on["agreement"]
-        found.append(f"Chooses the teacher's class on {say_percent(agreement)} of the images ({images}).")
+    found = [*_accuracy(report), *_against_baselines(report)]
     size, latency = report.size_bytes, report.latency_ms
     if size["float"] and size["integer"]:
         found.append(f"{say_ratio(size['float'], size['integer'])} smaller than the float file.")
@@ -83,4 +91,45 @@ def _sentences(report: Report) -> tuple[str, ...]:
         ratio = latency["float"] / latency["integer"]
         change = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
         found.append(f"{change} than the float file ({report.measured_on['latency_ms']}).")
+    return tuple(found)
+
+
+def _accuracy(report: Report) -> list[str]:
+    teacher, onnx, agreement = report.accuracy["teacher"], report.accuracy["onnx"], report.agreement["onnx"]
+    found = []
+    if onnx is not None:
+        against = f", {say_points(onnx - teacher)} against the float network" if teacher is not None else ""
+        found.append(f"Top-1 accuracy {say_percent(onnx)}{against} ({report.measured_on['accuracy']}).")
+    if agreement is not None:
+        images = report.measured_on["agreement"]
+        where = "" if onnx is not None and images == report.measured_on["accuracy"] else f" ({images})"
+        found.append(f"Chooses the float network's class on {say_percent(agreement)} of the images{where}.")
+    return found
+
+
+def _against_baselines(report: Report) -> list[str]:
+    """How good the same settings are on other calibration images, in the strictest measure that there is."""
+    measure = "accuracy" if report.accuracy["onnx"] is not None else "agreement"
+    what = "a top-1 accuracy" if measure == "accuracy" else "an agreement with the float network"
+    rows = [(name, row["accuracy" if measure == "accuracy" else "agreement"]) for name, row in report.baselines.items()]
+    listed = [f"{say_percent(value)} on {_name_images(name)}" for name, value in rows if value is not None]
+    return [f"The same settings reach {what} of {' and '.join(listed)}."] if listed else []
+
+
+def _name_images(baseline: str) -> str:
+    return baseline if baseline == "noise" else f"real images ({baseline})"
+
+
+def _evidence(report: Report) -> tuple[str, ...]:
+    found = []
+    if report.has_numbers("agreement") or report.has_numbers("accuracy"):
+        images = report.measured_on["agreement" if report.has_numbers("agreement") else "accuracy"]
+        found.append(
+            f"Quality: {images}. None of them calibrated the network; that was done on {report.calibration_set}."
+        )
+    else:
+        found.append("Quality: not measured, there were no images for it.")
+    if report.parity["codes_compared"]:
+        images = report.measured_on["parity"]
+        found.append(f"Codes: onnxruntime against a reference that does not use it, on {images}.")
     return tuple(found)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dfq_plugin.files import whole_file
+from dfq_plugin.report.comparison import compare
+from dfq_plugin.report.comparison_pages import Side, render_comparison_html, render_comparison_markdown, summarise
 from dfq_plugin.report.content import Report
 from dfq_plugin.report.markdown import render_markdown
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dfq_plugin.report.pictures import Pictures
 
 logger = logging.getLogger("nncf.dfq_plugin.report")
 
@@ -31,21 +30,13 @@ class WrittenReport:
     html: Path | None
 
 
-def write_report(
-    report: Report,
-    folder: Path,
-    images: Tensor | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> WrittenReport:
+def write_report(report: Report, folder: Path, pictures: Pictures | None = None) -> WrittenReport:
     """Write ``report.json``, ``report.md`` and ``report.html``; whoever reads sees whole files only.
 
     Args:
         report: What to say.
         folder: Where to; made when missing.
-        images: Synthetic images for the contact sheet, (N, C, H, W), in the teacher's normalised input space.
-        mean: Per channel, of pixels in 0..1, to show the images in their own colours.
-        std: Likewise.
+        pictures: The synthetic images, for the contact sheet.
 
     Returns:
         The paths of the files.
@@ -54,23 +45,50 @@ def write_report(
     paths = WrittenReport(json=folder / "report.json", markdown=folder / "report.md", html=folder / "report.html")
     _write(paths.json, json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
     _write(paths.markdown, render_markdown(report))
-    html = _write_html(report, folder / "report.html", images, mean, std)
+    html = _write_html(folder / "report.html", lambda: _render_html(report, pictures))
     logger.info("Report written to %s", html or paths.markdown)
     return WrittenReport(json=paths.json, markdown=paths.markdown, html=html)
 
 
-def _write_html(
-    report: Report, path: Path, images: Tensor | None, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Path | None:
+@dataclass(frozen=True)
+class WrittenComparison:
+    """Where a comparison is, and what it says in a sentence; ``html`` as for a report."""
+
+    markdown: Path
+    html: Path | None
+    summary: str
+
+
+def write_comparison(left: Side, right: Side, folder: Path) -> WrittenComparison:
+    """Write ``comparison.html`` and ``comparison.md``, as ``write_report`` does.
+
+    Args:
+        left: One run.
+        right: The run that is set against it.
+        folder: Where to; made when missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    markdown = folder / "comparison.md"
+    _write(markdown, render_comparison_markdown(left, right))
+    html = _write_html(folder / "comparison.html", lambda: render_comparison_html(left, right))
+    return WrittenComparison(markdown, html, summarise(compare(left.report, right.report)))
+
+
+def _write_html(path: Path, render: Callable[[], str]) -> Path | None:
     missing = [name for name in NEEDED_FOR_HTML if importlib.util.find_spec(name) is None]
     if missing:
-        logger.warning("No report.html, because %s is missing: pip install 'dfq-plugin[report]'", " and ".join(missing))
+        packages = " and ".join(missing)
+        logger.warning("No %s, because %s is missing: pip install 'dfq-plugin[report]'", path.name, packages)
         path.unlink(missing_ok=True)  # an older one would tell of another run
         return None
-    from dfq_plugin.report.html import render_html  # noqa: PLC0415 - needs the packages just looked for
-
-    _write(path, render_html(report, images, mean, std))
+    _write(path, render())
     return path
+
+
+def _render_html(report: Report, pictures: Pictures | None) -> str:
+    from dfq_plugin.report.html import render_html  # noqa: PLC0415 - needs the packages that were looked for
+
+    return render_html(report, pictures)
 
 
 def _write(path: Path, text: str) -> None:

@@ -160,13 +160,16 @@ class GeneratorSource:
             for name, values in self._curves.items()
         }
 
+    def history(self) -> dict[str, Tensor]:
+        """What ``curves`` averages, step by step: (steps,) each."""
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in self._curves.items()}
+
     def state_dict(self) -> dict[str, Tensor]:
-        curves = {name: torch.tensor(values, dtype=torch.float64) for name, values in self._curves.items()}
         return {
             "random": self._random.get_state(),
             **under("method", self._method.state_dict()),
             **under("optimizer", optimizer_state(self._optimizer, self._schedule)),
-            **under("curves", curves),
+            **under("curves", self.history()),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from dfq_plugin.batch_store import BatchStore
 from dfq_plugin.errors import DivergedError
 from dfq_plugin.progress import track
 from dfq_plugin.providers.base import GenerationRequest
+from dfq_plugin.synthesis.curves import curves_of
 from dfq_plugin.synthesis.schedules import LearningRateRule
 
 logger = logging.getLogger("nncf.dfq_plugin.synthesize")
@@ -123,6 +124,11 @@ class PixelResult:
     images: Tensor
     labels: Tensor | None
     history: tuple[dict[str, Tensor], ...]
+
+    @property
+    def curves(self) -> dict[str, Any]:
+        """The history in short, for the provenance of the set."""
+        return curves_of(self.history)
 
 
 def optimise_pixels(

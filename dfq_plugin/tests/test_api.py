@@ -25,8 +25,8 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def __call__(self, *arguments: Any) -> None:
-        self.calls.append(arguments)
+    def __call__(self, *arguments: Any, **named: Any) -> None:
+        self.calls.append((*arguments, *named.values()))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_quantize_takes_settings_as_keywords(stage: Recorder) -> None:
 def test_finetune_takes_settings_as_keywords(stage: Recorder) -> None:
     network = tiny_teacher()
     dfq.finetune(network, STUDENT, SYNTHETIC, epochs=2)
-    assert stage.calls == [(network, STUDENT, SYNTHETIC, FinetuneSettings(epochs=2), None)]
+    assert stage.calls == [(network, STUDENT, SYNTHETIC, FinetuneSettings(epochs=2), None, None)]
 
 
 @pytest.mark.parametrize("stage", [("export", "export_onnx")], indirect=True)
@@ -125,8 +125,9 @@ def test_validate_takes_settings_as_keywords(stage: Recorder) -> None:
 @pytest.mark.parametrize("stage", [("pipeline", "run")], indirect=True)
 def test_run_takes_a_mapping_and_overrides(stage: Recorder) -> None:
     content = {"model": {"source": "timm:tiny"}, "input_shape": [3, 8, 8]}
-    dfq.run(content, ["quantize.weight_bits=4"])
-    ((config,),) = stage.calls
+    dfq.run(content, ["quantize.weight_bits=4"], trackers=[STUDENT])
+    ((config, trackers),) = stage.calls
+    assert trackers == [STUDENT]
     assert isinstance(config, Config)
     assert config.quantize.weight_bits == 4
 

@@ -210,6 +210,42 @@ class TestStages:
         assert len(jobs) == 1
 
 
+class TestCompare:
+    @pytest.fixture
+    def runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+        monkeypatch.setattr("dfq_plugin.report.html.in_both_looks", lambda _draw: {"wide": "", "narrow": ""})
+        monkeypatch.setattr("dfq_plugin.report.pages.in_both_looks", lambda _draw: {"wide": "", "narrow": ""})
+        monkeypatch.chdir(tmp_path)
+        reports = full_report(), full_report(accuracy={"teacher": 75.0, "student": 70.5, "onnx": 71.0})
+        for name, report in zip(("a", "b"), reports, strict=True):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "report.json").write_text(json.dumps(report.to_json()))
+        return Path("a"), Path("b")
+
+    @pytest.mark.parametrize("output", [(), ("-o", "both")], ids=["here", "there"])
+    def test_two_runs_are_put_side_by_side(self, output: tuple[str, ...], runs: tuple[Path, Path]) -> None:
+        result = dfq("report", "--compare", *runs, *output)
+        folder = Path(output[1]) if output else Path()
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines() == [
+            f"comparison: {folder / 'comparison.html'}",
+            f"markdown: {folder / 'comparison.md'}",
+            "differences: 1 difference: B is better in 1, worse in 0, other in 0.",
+        ]
+        assert (folder / "comparison.html").exists()
+
+    def test_missing_report_is_bad_input(self, runs: tuple[Path, Path]) -> None:
+        result = dfq("report", "--compare", runs[0], "nowhere", "--json")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "nowhere does not exist; give the output folder" in result.stderr
+
+    @pytest.mark.parametrize("arguments", [(), ("config.json", "--compare", "a", "b")], ids=["neither", "both"])
+    def test_config_and_compare_exclude_each_other(self, arguments: tuple[str, ...]) -> None:
+        result = dfq("report", *arguments)
+        assert result.exit_code == 2
+        assert "Give either a config file, or --compare with two output folders." in result.stderr
+
+
 class TestConfig:
     def test_valid_file_is_called_valid(self, file: Path) -> None:
         result = dfq("config", "check", file)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from dfq_plugin.baselines import Baseline
+from dfq_plugin.batchnorm_match import LayerMatch
 from dfq_plugin.config import Config, load_config
 from dfq_plugin.finetuning import History
 from dfq_plugin.images import LabelledImages
 from dfq_plugin.report import Report
-from dfq_plugin.student import BitAssignment, Student
+from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 from dfq_plugin.summary import build_report, describe, file_metadata
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet
 from dfq_plugin.teacher import ModelFacts, Teacher
@@ -26,14 +30,27 @@ SYNTHETIC = SyntheticSet(
     torch.zeros(6, 3, 8, 8),
     None,
     None,
-    Provenance("intraq", {"steps": 5}, 3, "abc", {"torch": "2.15", "nncf": "3.4"}, "2026-01-01"),
+    Provenance(
+        "intraq",
+        {"steps": 5},
+        3,
+        "abc",
+        {"torch": "2.15", "nncf": "3.4"},
+        "2026-01-01",
+        {"curves": {"at": [1, 2], "values": {"batchnorm": [4.0, 2.0]}}},
+    ),
 )
 PLAN = (
     BitAssignment("q1", "weight", "conv1", 4, 8, "first layer"),
     BitAssignment("q2", "weight", "conv2", 4, 4, "requested"),
     BitAssignment("q3", "activation", "conv2", 4, 4, "requested"),
 )
-STUDENT = Student(nn.Identity(), (3, 8, 8), (), (), PLAN)
+SITES = (
+    QuantizerSite("q1", "weight", "conv1", (), multiplied=True),
+    QuantizerSite("q3", "activation", "conv2", (), multiplied=True),
+)
+LAYERS = (ProductLayer("conv1", "conv1.weight", None, "q1", "q3"), ProductLayer("fc", "fc.weight", None, "q2", None))
+STUDENT = Student(nn.Identity(), (3, 8, 8), SITES, LAYERS, PLAN)
 TEACHER = Teacher(nn.Identity(), ModelFacts((3, 8, 8), 10, None, None, ("bn",), "fc", "abc"))
 VERDICT = Verdict(
     census=Census(5, 1, (FloatNode("softmax", "Softmax", "because"),), 3, 3, {"QLinearConv": 2}),
@@ -66,6 +83,8 @@ def build(**changes: Any) -> Report:
         "float_size_bytes": 400,
         "evidence": EVIDENCE,
         "quality": QUALITY,
+        "baselines": {"noise": Baseline(6, Quality(70.0, 60.0, 0.5, 9.0), 12.5)},
+        "match": (LayerMatch("bn", 2.0, 0.5, 0.25),),
         "timings_s": {"export": 1.5},
     }
     return build_report(**{**parts, **changes})
@@ -116,12 +135,58 @@ def test_every_number_says_on_which_images_it_was_measured() -> None:
     on_calibration = "6 calibration images (intraq, seed 3)"
     assert report.calibration_set == on_calibration
     assert report.measured_on == {
-        "parity": on_calibration,
-        "sqnr_db": on_calibration,
+        "parity": f"4 of {on_calibration}",
+        "sqnr_db": f"6 of {on_calibration}",
         "latency_ms": "one image of noise",
-        "agreement": "folder:photos",
-        "accuracy": "folder:photos",
+        "batchnorm_match": "at most 64 images of each kind",
+        "agreement": "4 labelled images of folder:photos",
+        "accuracy": "4 labelled images of folder:photos",
     }
+
+
+def test_fresh_synthetic_images_say_what_they_are() -> None:
+    evidence = LabelledImages(EVIDENCE.images, None, "4 fresh synthetic images: optimistic", is_real=False)
+    assert build(evidence=evidence).measured_on["agreement"] == "4 fresh synthetic images: optimistic"
+
+
+def test_curves_of_synthesis_have_their_own_place_and_leave_the_provenance() -> None:
+    report = build()
+    assert report.synthesis_curves == [{"provider": "intraq", "at": [1, 2], "values": {"batchnorm": [4.0, 2.0]}}]
+    assert report.provenance["details"] == {}
+
+
+def test_layers_are_listed_with_their_bits_and_the_noise_of_what_they_read() -> None:
+    assert build().layers == [
+        {"layer": "conv1", "weight_bits": 8, "input_bits": 4, "input_sqnr_db": math.inf},
+        {"layer": "fc", "weight_bits": 4, "input_bits": None, "input_sqnr_db": None},
+    ]
+
+
+def test_match_is_passed_on() -> None:
+    assert build().batchnorm_match == [{"layer": "bn", "noise": 2.0, "synthetic": 0.5, "real": 0.25}]
+
+
+def test_baselines_are_rows_and_those_left_out_are_notes() -> None:
+    assert build().baselines == {
+        "noise": {
+            "images": 6, "accuracy": 60.0, "agreement": 70.0, "kl_nats": 0.5, "logits_sqnr_db": 9.0, "seconds": 12.5
+        }
+    }  # fmt: skip
+    report = build(baselines={"noise": Baseline(6, None, 1.0, "no labels")})
+    assert report.baselines == {}
+    assert "Baseline 'noise' was left out: no labels" in report.notes
+
+
+def test_command_repeats_the_job_from_its_resolved_config() -> None:
+    assert build().command == "dfq run runs/latest/config.json"
+    assert build(config=config(output_dir="my runs/it's")).command == "dfq run 'my runs/it'\"'\"'s/config.json'"
+
+
+def test_report_says_what_it_was_made_with() -> None:
+    machine = build().provenance["machine"]
+    assert machine["python"] == platform.python_version()
+    assert machine["torch"] == version("torch")
+    assert machine["processor"]
 
 
 def test_provenance_tells_teacher_provider_and_settings() -> None:
@@ -135,7 +200,7 @@ def test_provenance_tells_teacher_provider_and_settings() -> None:
 
 def test_nothing_is_claimed_where_nothing_was_measured() -> None:
     verdict = replace(VERDICT, latency=None)
-    report = build(evidence=None, quality={}, verdict=verdict, history=History(()))
+    report = build(evidence=None, quality={}, baselines={}, verdict=verdict, history=History(()))
     assert set(report.accuracy.values()) | set(report.agreement.values()) == {None}
     assert report.latency_ms == {"float": None, "integer": None}
     assert report.losses == {}

@@ -17,7 +17,7 @@ from dfq_plugin.validation.parity import Parity, compare, require_equal
 from dfq_plugin.validation.runtime import open_session, size_on_disk
 from dfq_plugin.validation.speed import Latency, measure
 
-__all__ = ["Census", "Latency", "Parity", "Quality", "Verdict", "assess", "validate"]
+__all__ = ["Census", "Latency", "Parity", "Quality", "Verdict", "assess", "assess_network", "validate"]
 
 logger = logging.getLogger("nncf.dfq_plugin.validate")
 SQNR_IMAGES = 8  # images for the per-layer ratios; every activation of these is held in memory
@@ -106,3 +106,9 @@ def assess(path: str | Path, student: Student, teacher: nn.Module, evidence: Lab
         "onnx": onnx_logits(open_session(Path(path)), images),
     }
     return {name: compare_logits(logits, reference, evidence.labels) for name, logits in answers.items()}
+
+
+def assess_network(network: nn.Module, teacher: nn.Module, evidence: LabelledImages) -> Quality:
+    """Quality of a network that has no file, as ``assess``."""
+    images = evidence.images
+    return compare_logits(torch_logits(network, images), torch_logits(teacher, images), evidence.labels)

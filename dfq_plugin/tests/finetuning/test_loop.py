@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,19 @@ def test_history_holds_the_mean_loss_of_each_epoch() -> None:
     expected = 3.0 * (student(images) - tiny_teacher()(images)).square().mean().item()
     history = run(student, epochs=2, lr=1e-30, loss="mse", loss_scale=3.0)
     assert list(history.losses) == pytest.approx([expected, expected], rel=1e-5)
+
+
+def test_curves_are_told_after_every_epoch_as_far_as_they_go() -> None:
+    told: list[dict[str, list[float]]] = []
+    chosen = settings(epochs=3, losses={"kl": 1.0, "mse": 2.0})
+
+    def watch(curves: Mapping[str, Sequence[float]]) -> None:
+        told.append({name: list(values) for name, values in curves.items()})
+
+    history = finetune(tiny_teacher(), make_student(), make_set(), chosen, watch=watch)
+    whole = {"distillation": list(history.losses), **{name: list(values) for name, values in history.curves.items()}}
+    assert set(whole) == {"distillation", "loss.kl", "loss.mse"}
+    assert told == [{name: values[:epoch] for name, values in whole.items()} for epoch in (1, 2, 3)]
 
 
 def test_only_weights_and_biases_of_product_layers_change() -> None:

@@ -9,8 +9,14 @@ from dfq_plugin.tests.report.samples import full_report
 
 def test_holds_every_figure_with_its_source() -> None:
     card = render_markdown(full_report())
-    assert card.startswith("# timm:tiny, W4A4\n\n**All 52 operators run on integer kernels")
-    assert "| ONNX file | 70.25 % | 89.50 % |" in card
+    assert card.startswith("# timm:tiny, W4A4\n\n**Deployable. All 52 operators run on integer kernels")
+    assert "| ONNX file (onnxruntime) | 70.25 % | 89.50 % |" in card
+    assert "| Calibrated on 256 images: noise | 60.50 % | 71.25 % |" in card
+    assert "| conv2 | 12.2 dB |\n| conv1 | 20.5 dB |\n| fc | exact |" in card
+    assert "| loss 'batchnorm' of intraq | 4 → 0.125 |" in card
+    assert "| the synthetic images: distance from the BatchNorm statistics | 0.5 |" in card
+    assert "| fine-tuning: total | 3 → 0.01 |" in card
+    assert "To do it again: `dfq run 'runs/my run/config.json'`" in card
     assert "Accuracy measured on: 500 images of folder:photos" in card
     assert "Latency measured on: one thread, batch 1" in card
     assert "| integer | 1.0 KiB | 4.00 ms |" in card
@@ -22,9 +28,8 @@ def test_holds_every_figure_with_its_source() -> None:
 
 def test_leaves_sections_out_when_they_are_empty() -> None:
     card = render_markdown(Report(model="m"))
-    assert "Quality" not in card
-    assert "Bits" not in card
-    assert "Notes" not in card
+    for section in ("Quality", "Bits", "Synthesis", "Notes"):
+        assert f"## {section}" not in card
 
 
 def test_lists_float_operators_with_their_reasons() -> None:

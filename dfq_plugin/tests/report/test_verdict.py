@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dfq_plugin.report import Report, judge
-from dfq_plugin.tests.report.samples import full_report
+from dfq_plugin.tests.report.samples import CALIBRATION, HELD_OUT, full_report
 
 SOFTMAX = {"name": "softmax", "op_type": "Softmax", "reason": "kept in float"}
 NOT_COMPARED = {"codes_compared": 0, "mismatches": 0, "tensors": 0}
@@ -17,13 +17,13 @@ def census(integer: int, in_float: int) -> dict[str, object]:
 
 def test_passes_when_all_is_integer_and_equal() -> None:
     verdict = judge(full_report())
-    assert verdict.level == "pass"
+    assert (verdict.level, verdict.answer) == ("pass", "Deployable")
     assert verdict.headline == "All 52 operators run on integer kernels, 12,345,678 codes compared, 0 mismatches."
 
 
 def test_fails_when_a_code_differs() -> None:
     verdict = judge(full_report(parity={"codes_compared": 1000, "mismatches": 1, "tensors": 2}))
-    assert verdict.level == "fail"
+    assert (verdict.level, verdict.answer) == ("fail", "Not deployable")
     assert verdict.headline.endswith("1,000 codes compared, 1 mismatch.")
 
 
@@ -75,8 +75,9 @@ def test_is_unknown_when_the_file_was_not_examined() -> None:
 
 def test_every_quality_sentence_says_on_which_images() -> None:
     assert judge(full_report()).sentences == (
-        "Top-1 accuracy 70.25 %, -4.75 points against the teacher (500 images of folder:photos).",
-        "Chooses the teacher's class on 89.50 % of the images (500 images of folder:photos).",
+        "Top-1 accuracy 70.25 %, -4.75 points against the float network (500 images of folder:photos).",
+        "Chooses the float network's class on 89.50 % of the images.",
+        "The same settings reach a top-1 accuracy of 60.50 % on noise and 72.00 % on real images (folder:photos).",
         "4.00x smaller than the float file.",
         "2.50x faster than the float file (one thread, batch 1).",
     )
@@ -86,3 +87,25 @@ def test_every_quality_sentence_says_on_which_images() -> None:
 def test_speed_says_slower_when_it_is(integer: float, words: str) -> None:
     sentences = judge(full_report(latency_ms={"float": 10.0, "integer": integer})).sentences
     assert sentences[-1].startswith(words)
+
+
+def test_agreement_names_its_images_when_they_are_others_than_those_of_accuracy() -> None:
+    measured_on = {**full_report().measured_on, "agreement": "32 fresh images"}
+    assert judge(full_report(measured_on=measured_on)).sentences[1].endswith("of the images (32 fresh images).")
+
+
+def test_baselines_are_compared_by_agreement_when_there_are_no_labels() -> None:
+    nothing = {"teacher": None, "student": None, "onnx": None}
+    sentences = judge(full_report(accuracy=nothing)).sentences
+    assert (
+        "The same settings reach an agreement with the float network of 71.25 % on noise and 93.75 % on real images "
+        "(folder:photos)."
+    ) in sentences
+
+
+def test_evidence_says_what_quality_and_proof_rest_on() -> None:
+    assert judge(full_report()).evidence == (
+        f"Quality: {HELD_OUT}. None of them calibrated the network; that was done on {CALIBRATION}.",
+        "Codes: onnxruntime against a reference that does not use it, on 16 noise images.",
+    )
+    assert judge(Report()).evidence == ("Quality: not measured, there were no images for it.",)

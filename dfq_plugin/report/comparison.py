@@ -1,0 +1,224 @@
+"""Two reports side by side, with every difference marked: plain data, for a page or a card to lay out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dfq_plugin.report.content import Report
+from dfq_plugin.report.markdown import quality_rows
+from dfq_plugin.report.sections import flatten
+from dfq_plugin.report.verdict import judge
+from dfq_plugin.wording import (
+    UNKNOWN,
+    say_bytes,
+    say_count,
+    say_decibels,
+    say_milliseconds,
+    say_nats,
+    say_percent,
+    say_ratio,
+    say_seconds,
+)
+
+Mark = Literal["", "better", "worse", "differs"]
+Better = Literal["higher", "lower", "neither"]
+SAME_TIME = 0.1  # times that differ by less than this share of the longer are the same time
+SAME_DECIBELS = 0.1
+
+# Section of a report, key in it, what to call it, how to say it, and which way is better.
+Figure = tuple[str, str, str, Callable[[Any], str], Better]
+KERNELS: tuple[Figure, ...] = (
+    ("census", "integer", "operators on integer kernels", say_count, "neither"),
+    ("census", "float", "operators in float", say_count, "lower"),
+    ("parity", "codes_compared", "codes compared", say_count, "neither"),
+    ("parity", "mismatches", "mismatches", say_count, "lower"),
+)
+SIZES: tuple[Figure, ...] = (
+    ("size_bytes", "float", "float file", say_bytes, "neither"),
+    ("size_bytes", "integer", "integer file", say_bytes, "lower"),
+)
+MEASURES: dict[str, tuple[str, Callable[[Any], str], Better]] = {
+    "accuracy": ("top-1 accuracy", say_percent, "higher"),
+    "agreement": ("same class as float", say_percent, "higher"),
+    "kl_nats": ("KL from float", say_nats, "lower"),
+    "logits_sqnr_db": ("SQNR of the logits", say_decibels, "higher"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing in both reports.
+
+    Attributes:
+        label: What it is.
+        left: Of the first report, in words.
+        right: Of the second.
+        mark: What the second is against the first; empty where the two are the same.
+    """
+
+    label: str
+    left: str
+    right: str
+    mark: Mark = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that belong together; ``warning`` says when their figures must not be set against each other."""
+
+    title: str
+    rows: tuple[Row, ...]
+    warning: str = ""
+
+
+def compare(left: Report, right: Report) -> list[Group]:
+    """Set two reports side by side; groups without anything to say are left out."""
+    groups = [
+        Group("Verdict", tuple(_verdict(left, right))),
+        _quality(left, right),
+        Group("Integer kernels", tuple(_figures(left, right, KERNELS))),
+        Group("Size and speed", (*_figures(left, right, SIZES), *_latency(left, right))),
+        Group("Layers", tuple(_layers(left, right)), _warn(left, right, "sqnr_db")),
+        Group("Operators in float", tuple(_float_operators(left, right))),
+        Group("What it took", tuple(_cost(left, right))),
+        Group("Settings that differ", tuple(_unlike(left.to_json()["config"], right.to_json()["config"]))),
+        Group("Provenance that differs", tuple(_unlike(left.to_json()["provenance"], right.to_json()["provenance"]))),
+    ]
+    return [group for group in groups if group.rows]
+
+
+def _verdict(left: Report, right: Report) -> Iterator[Row]:
+    ours, theirs = judge(left), judge(right)
+    yield _plain("network", left.model, right.model)
+    yield _plain("deployable?", ours.answer, theirs.answer)
+    yield _plain("proof", ours.headline, theirs.headline)
+    yield _plain("calibrated on", left.calibration_set or UNKNOWN, right.calibration_set or UNKNOWN)
+
+
+def _quality(left: Report, right: Report) -> Group:
+    ours, theirs = ({row["name"]: row for row in quality_rows(report)} for report in (left, right))
+    rows = []
+    for name in dict.fromkeys([*ours, *theirs]):
+        for measure, (words, say, better) in MEASURES.items():
+            values = [of.get(name, {}).get(measure) for of in (ours, theirs)]
+            if values != [None, None]:
+                rows.append(_number(f"{name}: {words}", *values, say, better))
+    if rows:
+        rows.insert(
+            0, _plain("measured on", *(report.measured_on.get("agreement", UNKNOWN) for report in (left, right)))
+        )
+    return Group("Accuracy and agreement", tuple(rows), _warn(left, right, "agreement"))
+
+
+def _warn(left: Report, right: Report, measured: str) -> str:
+    if left.measured_on.get(measured) == right.measured_on.get(measured):
+        return ""
+    return "Measured on different images, so the figures say little about each other."
+
+
+def _figures(left: Report, right: Report, figures: tuple[Figure, ...]) -> Iterator[Row]:
+    for section, key, words, say, better in figures:
+        yield _number(words, getattr(left, section)[key], getattr(right, section)[key], say, better)
+
+
+def _latency(left: Report, right: Report) -> Iterator[Row]:
+    """Times of two runs depend on what else their machines did; what can be compared is how much each run gained."""
+    ours, theirs = left.latency_ms, right.latency_ms
+    yield Row("float file, time per image", say_milliseconds(ours["float"]), say_milliseconds(theirs["float"]))
+    yield Row("integer file, time per image", say_milliseconds(ours["integer"]), say_milliseconds(theirs["integer"]))
+    gains = [_gain(pair["float"], pair["integer"]) for pair in (ours, theirs)]
+    margin = SAME_TIME * max(gain or 0.0 for gain in gains)
+    yield _number("speed-up", *gains, lambda gain: say_ratio(gain, 1.0), "higher", margin=margin)
+
+
+def _gain(before: float | None, after: float | None) -> float | None:
+    return before / after if before and after else None
+
+
+def _layers(left: Report, right: Report) -> list[Row]:
+    """Bits and noise of every layer, the largest change of the noise first."""
+    ours, theirs = ({row["layer"]: row for row in report.layers} for report in (left, right))
+    rows = []
+    for layer in dict.fromkeys([*ours, *theirs]):
+        pair = ours.get(layer), theirs.get(layer)
+        ratios = [None if row is None else row["input_sqnr_db"] for row in pair]
+        bits = [None if row is None else (row["weight_bits"], row["input_bits"]) for row in pair]
+        same = bits[0] == bits[1] and _equal(*ratios, SAME_DECIBELS)
+        mark: Mark = "" if same else _direction(*ratios, "higher", SAME_DECIBELS) or "differs"
+        rows.append((_change(*ratios), Row(layer, *(_say_layer(row) for row in pair), mark)))
+    return [row for _, row in sorted(rows, key=lambda entry: -entry[0])]
+
+
+def _say_layer(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return UNKNOWN
+    weight, activation = (bits or "float" for bits in (row["weight_bits"], row["input_bits"]))
+    return f"W{weight} A{activation}, {say_decibels(row['input_sqnr_db'])}"
+
+
+def _float_operators(left: Report, right: Report) -> Iterator[Row]:
+    ours, theirs = ({node["name"]: node for node in report.census["float_nodes"]} for report in (left, right))
+    for name in dict.fromkeys([*ours, *theirs]):
+        said = [f"{of[name]['op_type']}: {of[name]['reason']}" if name in of else UNKNOWN for of in (ours, theirs)]
+        yield _plain(name, *said)
+
+
+def _cost(left: Report, right: Report) -> Iterator[Row]:
+    totals = [sum(report.timings_s.values()) or None for report in (left, right)]
+    yield _time("all stages", *totals)
+    for stage in dict.fromkeys([*left.timings_s, *right.timings_s]):
+        yield _time(stage, left.timings_s.get(stage), right.timings_s.get(stage))
+    yield _number("peak memory", left.peak_memory_bytes, right.peak_memory_bytes, say_bytes, "neither")
+
+
+def _unlike(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Row]:
+    ours, theirs = dict(flatten(left, ".")), dict(flatten(right, "."))
+    for name in dict.fromkeys([*ours, *theirs]):
+        row = _plain(name, ours.get(name, UNKNOWN), theirs.get(name, UNKNOWN))
+        if row.mark:
+            yield row
+
+
+def _plain(label: str, left: str, right: str) -> Row:
+    return Row(label, left, right, "" if left == right else "differs")
+
+
+def _number(
+    label: str,
+    left: float | None,
+    right: float | None,
+    say: Callable[[Any], str],
+    better: Better,
+    *,
+    margin: float = 0.0,
+) -> Row:
+    said = say(left), say(right)
+    # What reads the same is the same: nobody can tell 90.001 from 90.002 here.
+    if said[0] == said[1] or (left is not None and right is not None and _equal(left, right, margin)):
+        return Row(label, *said)
+    return Row(label, *said, _direction(left, right, better, margin) or "differs")
+
+
+def _time(label: str, left: float | None, right: float | None) -> Row:
+    return _number(label, left, right, say_seconds, "lower", margin=SAME_TIME * max(left or 0.0, right or 0.0))
+
+
+def _direction(left: float | None, right: float | None, better: Better, margin: float) -> Mark:
+    if better == "neither" or left is None or right is None or _equal(left, right, margin):
+        return ""
+    return "better" if (right > left) == (better == "higher") else "worse"
+
+
+def _equal(left: float | None, right: float | None, margin: float) -> bool:
+    if left is None or right is None:
+        return left is right
+    return left == right or abs(right - left) <= margin
+
+
+def _change(left: float | None, right: float | None) -> float:
+    if left is None or right is None:
+        return -1.0 if left is right else math.inf
+    return 0.0 if left == right else abs(right - left)
