@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from dfq_plugin.config.base import Settings
-from dfq_plugin.config.legacy import READERS, SCRIPT_KEYS, homes, note_defaults, own_part, translate
+from dfq_plugin.config.legacy import READERS, homes, note_defaults, own_part, translate
+from dfq_plugin.config.legacy_removed import SCRIPT_KEYS
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
 from dfq_plugin.config.problems import describe_errors
 from dfq_plugin.config.reading import apply_override, parse_override, read_document
@@ -91,6 +94,11 @@ def explain(config: Config) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of config files, for editors that check while typing."""
+    return copy.deepcopy(_schema())
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
     schema = Config.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     for model in (InputInfo, Quantization, KnowledgeDistillation):
@@ -107,6 +115,8 @@ def json_schema() -> dict[str, Any]:
         "compression_lr_multiplier": {"type": "number", "minimum": 0},
         "log_dir": {"type": "string"},
         "disable_shape_matching": {"deprecated": True},
+        "hw_config_type": {"type": "string", "deprecated": True, "description": "Former name of target_device."},
+        "weights": {"type": "string", "deprecated": True, "description": "Of the NNCF 2.x samples; model.weights."},
         **{key: {"deprecated": True, "description": "Of the NNCF 2.x sample scripts; ignored."} for key in SCRIPT_KEYS},
     }
     model = schema["properties"]["model"]
@@ -144,7 +154,7 @@ def _check(statements: Statements, document: dict[str, Any], label: str) -> Conf
         # What follows only from an NNCF 2.x field that was refused is no problem of its own.
         problems += describe_errors(
             error,
-            json_schema(),
+            _schema(),
             lambda path: statements.pointer(tuple(map(str, path))),
             homes(),
             after_others=bool(problems),

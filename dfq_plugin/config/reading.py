@@ -63,6 +63,8 @@ def _parse(text: str, label: str) -> Any:  # noqa: ANN401 - any JSON value
         what = found["what"] if found else str(error)
         msg = f"{where}: syntax error: {what}. The format is JSON, with // comments allowed."
         raise ConfigError(msg) from error
+    except RecursionError as error:
+        raise ConfigError(_too_deep(label)) from error
 
 
 def _copy_as_json(source: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -71,6 +73,12 @@ def _copy_as_json(source: Mapping[str, Any]) -> Any:  # noqa: ANN401
     except (TypeError, ValueError) as error:
         msg = f"config: cannot be written as JSON: {error}."
         raise ConfigError(msg) from error
+    except RecursionError as error:
+        raise ConfigError(_too_deep("config")) from error
+
+
+def _too_deep(label: str) -> str:
+    return f"{label}: nested too deeply; no setting is more than a few levels down."
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401
