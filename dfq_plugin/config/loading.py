@@ -80,15 +80,32 @@ def convert(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return _pick(document, config.resolved())
 
 
-def explain(config: Config) -> str:
-    """Tell every setting, its value and where it was said, then every note, as aligned text."""
-    rows = [("setting", "value", "from")]
-    for path, value, _ in flatten(config.resolved(), ()):
-        name = ".".join(path)
-        rows.append((name, json.dumps(value), config.origins.get(name, "default")))
-    lines = _aligned(rows)
+def explanation(config: Config, scopes: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Every setting with its value and where it was said, and every note, as plain data.
+
+    Args:
+        config: what to explain.
+        scopes: the operations of the network that each scope stands for, if that is known.
+    """
+    settings = [
+        {"setting": name, "value": value, "from": config.origins.get(name, "default")}
+        for path, value, _ in flatten(config.resolved(), ())
+        for name in [".".join(path)]
+    ]
+    found = {} if scopes is None else {"scopes": {scope: list(names) for scope, names in scopes.items()}}
+    return {"settings": settings, "notes": [note.model_dump() for note in config.notes], **found}
+
+
+def explain(config: Config, scopes: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The same as ``explanation``, as aligned text."""
+    told = explanation(config, scopes)
+    settings = [(entry["setting"], json.dumps(entry["value"]), entry["from"]) for entry in told["settings"]]
+    lines = _aligned([("setting", "value", "from"), *settings])
     if config.notes:
         lines += ["", *_aligned([("note", "about", "what"), *((n.level, n.pointer, n.message) for n in config.notes)])]
+    if scopes is not None:
+        rows = [(scope, str(len(names)), ", ".join(names) or "nothing") for scope, names in scopes.items()]
+        lines += ["", *_aligned([("scope", "count", "operations of the network"), *rows])]
     return "\n".join(lines)
 
 
@@ -164,7 +181,7 @@ def _check(statements: Statements, document: dict[str, Any], label: str) -> Conf
             return config
     head = f"{label}: " if len(problems) == 1 else f"{label}: {len(problems)} problems\n  "
     msg = head + "\n  ".join(problems)
-    raise ConfigError(msg)
+    raise ConfigError(msg, problems)
 
 
 def _note_surplus_samples(config: Config, statements: Statements) -> None:

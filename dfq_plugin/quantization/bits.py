@@ -83,7 +83,7 @@ def _resolve_overrides(
     inputs = [site.layer for site in sites if site.is_input]
     for key, bits in overrides.items():
         scope, group = split_quantizer_scope(key)
-        scope = folded.get(BATCHNORM_CALL.sub("", translate_scope(scope)), scope)
+        scope = behind_batchnorm(scope, folded)
         names = sorted({place for site in sites for place in _places(site, group)})
         matched = set(match_scopes([scope], names, module_types=module_types, inputs=inputs))
         hit = [site.name for site in sites if matched & set(_places(site, group))]
@@ -92,6 +92,11 @@ def _resolve_overrides(
             raise ConfigError(msg)
         resolved.update(dict.fromkeys(hit, bits))
     return resolved
+
+
+def behind_batchnorm(scope: str, folded: Mapping[str, str]) -> str:
+    """The layer that a BatchNorm was folded into, for a scope that names one; any other scope as it is."""
+    return folded.get(BATCHNORM_CALL.sub("", translate_scope(scope)), scope)
 
 
 def _places(site: QuantizerSite, group: QuantizerGroup | None) -> tuple[str, ...]:
