@@ -5,36 +5,40 @@ Every verb takes the same config; what one stage hands to the next lies in the c
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dfq_plugin.errors import ConfigError, DFQError
+from dfq_plugin.cli_config import config_app
+from dfq_plugin.cli_options import (
+    AsJson,
+    ConfigFile,
+    DryRun,
+    NoCache,
+    Output,
+    Provider,
+    Set,
+    command,
+    complete_provider,
+    guarded,
+    load,
+    quiet_stdout,
+    show,
+)
+from dfq_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from dfq_plugin.config import Config
 
-INTERRUPTED = 130
-
 app = typer.Typer(
     help="Quantize a trained network without its data, into an ONNX file proven on integer kernels.",
+    epilog="Begin with `dfq doctor`, `dfq providers` and `dfq run CONFIG --dry-run`; every verb has a --help.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    rich_markup_mode=None,
 )
-config_app = typer.Typer(help="Check, explain and convert config files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-
-ConfigFile = Annotated[Path, typer.Argument(help="The config file (JSON, comments allowed).", show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one setting; repeatable.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Output folder, instead of the config's.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, all else on stderr.")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Make the synthetic set anew and keep nothing.")]
 
 
 def main() -> None:
@@ -42,42 +46,66 @@ def main() -> None:
     app()
 
 
-@app.command()
+@command(
+    app,
+    "dfq run config.json",
+    "dfq run config.json --dry-run",
+    "dfq run config.json --provider genie --set quantize.weight_bits=4 --output runs/w4",
+    "dfq run config.json --json > report.json",
+)
 def run(
-    config: ConfigFile, setting: Set = None, output: Output = None, as_json: AsJson = False, no_cache: NoCache = False
+    config: ConfigFile,
+    *,
+    setting: Set = None,
+    provider: Provider = None,
+    output: Output = None,
+    as_json: AsJson = False,
+    no_cache: NoCache = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Do the whole job: teacher, synthesize, quantize, finetune, export, validate, report."""
-    with _guarded():
-        settings = _load(config, setting, output, no_cache)
-        with _quiet_stdout():
+    with guarded():
+        settings = load(config, setting, output, no_cache=no_cache, provider=provider)
+        if dry_run:
+            _tell_estimate(settings, "run", as_json)
+            return
+        with quiet_stdout():
             from dfq_plugin import pipeline  # noqa: PLC0415 - seconds; `dfq --help` must not wait for it
             from dfq_plugin.report import judge  # noqa: PLC0415
 
             report = pipeline.run(settings)
         verdict = judge(report)
         lines = [verdict.headline, *verdict.sentences, f"Report: {settings.output_dir}"]
-        _print(report.to_json(), as_json, "\n".join(lines))
+        show(report.to_json(), as_json, "\n".join(lines))
 
 
 def _stage_command(verb: str, help_text: str) -> None:
     """Add one verb that runs one stage on what lies in the output folder."""
 
-    def command(
+    def stage(
         config: ConfigFile,
+        *,
         setting: Set = None,
+        provider: Provider = None,
         output: Output = None,
         as_json: AsJson = False,
         no_cache: NoCache = False,
+        dry_run: DryRun = False,
     ) -> None:
-        with _guarded():
-            settings = _load(config, setting, output, no_cache)
-            with _quiet_stdout():
+        with guarded():
+            settings = load(config, setting, output, no_cache=no_cache, provider=provider)
+            if dry_run:
+                _tell_estimate(settings, verb, as_json)
+                return
+            with quiet_stdout():
                 from dfq_plugin.stages import run_stage  # noqa: PLC0415
 
                 result = run_stage(verb, settings)
-            _print(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
+            show(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
 
-    app.command(verb, help=help_text)(command)
+    stage.__doc__ = help_text
+    examples = (f"dfq {verb} config.json", f"dfq {verb} config.json --dry-run", f"dfq {verb} config.json -o runs/w4")
+    command(app, *examples, name=verb)(stage)
 
 
 for _verb, _help in {
@@ -90,9 +118,10 @@ for _verb, _help in {
     _stage_command(_verb, _help)
 
 
-@app.command()
-def report(  # noqa: PLR0917 - one argument an option
+@command(app, "dfq report config.json", "dfq report --compare runs/w8 runs/w4 --output runs/compared")
+def report(
     config: Annotated[Path | None, typer.Argument(help="The config file.", show_default=False)] = None,
+    *,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -105,111 +134,67 @@ def report(  # noqa: PLR0917 - one argument an option
     no_cache: NoCache = False,
 ) -> None:
     """Write the HTML and Markdown report again from report.json; with --compare, one page about two runs."""
-    with _guarded():
+    with guarded():
         if (config is None) == (compare is None):
             msg = "Give either a config file, or --compare with two output folders."
             raise ConfigError(msg)
         if config is not None:
-            settings = _load(config, setting, output, no_cache)
-        with _quiet_stdout():
+            settings = load(config, setting, output, no_cache=no_cache)
+        with quiet_stdout():
             from dfq_plugin.comparing import compare_runs  # noqa: PLC0415
-            from dfq_plugin.stages import STAGES, Job  # noqa: PLC0415
+            from dfq_plugin.stages import run_stage  # noqa: PLC0415
 
             if compare is not None:
                 result: dict[str, Any] = dict(compare_runs(*compare, output or Path()))
             else:
-                result = STAGES["report"](Job(settings))
-        _print(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
+                result = run_stage("report", settings)
+        show(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
 
 
-@app.command()
-def providers(as_json: AsJson = False) -> None:
-    """List the synthetic-data providers."""
-    with _guarded():
+def _tell_estimate(settings: Config, verb: str, as_json: bool) -> None:
+    with quiet_stdout():
+        from dfq_plugin.estimate import estimate, format_estimate  # noqa: PLC0415
+
+        expected = estimate(settings, verb)
+    show(expected.to_json(), as_json, format_estimate(expected))
+
+
+ProviderName = Annotated[
+    str | None,
+    typer.Argument(help="Show the settings of this one.", show_default=False, autocompletion=complete_provider),
+]
+
+
+@command(app, "dfq providers", "dfq providers intraq", "dfq providers --json")
+def providers(name: ProviderName = None, as_json: AsJson = False) -> None:
+    """List the synthetic-data providers, or the settings of one."""
+    with guarded():
         from dataclasses import asdict  # noqa: PLC0415
 
-        from dfq_plugin.providers.registry import list_providers  # noqa: PLC0415
+        from dfq_plugin.providers.registry import describe_provider, list_providers  # noqa: PLC0415
 
+        if name is not None:
+            described = describe_provider(name)
+            show(described.to_json(), as_json, described.to_text())
+            return
         listed = [asdict(info) for info in list_providers()]
         lines = [f"{info['name']:<14} {info['paper']}  [needs: {info['needs']}]" for info in listed]
-        _print(listed, as_json, "\n".join(lines))
+        show(listed, as_json, "\n".join(lines))
 
 
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine has: versions, compiler, CPU instructions, NNCF's extension."""
-    with _guarded():
-        from dfq_plugin.doctor import examine, format_diagnosis  # noqa: PLC0415
-
-        diagnosis = examine()
-        _print(diagnosis.to_json(), as_json, format_diagnosis(diagnosis))
+Fix = Annotated[
+    bool, typer.Option("--fix", help="First clear what a dead build left, and build NNCF's kernels where missing.")
+]
 
 
-@config_app.command()
-def check(config: ConfigFile, setting: Set = None) -> None:
-    """Say whether a config is valid; problems are listed with their place in the file."""
-    with _guarded():
-        settings = _load(config, setting, None, no_cache=False)
-        print(f"{config}: valid ({len(settings.notes)} notes; see `dfq config explain`).")
+@command(app, "dfq doctor", "dfq doctor --fix", "dfq doctor --json")
+def doctor(as_json: AsJson = False, fix: Fix = False) -> None:
+    """Say what this machine has: versions, compiler, CPU instructions, GPU, NNCF's kernels, and what is missing."""
+    with guarded():
+        from dfq_plugin import doctor as consulted  # noqa: PLC0415
 
-
-@config_app.command()
-def explain(config: ConfigFile, setting: Set = None) -> None:
-    """Show every setting, its value and where it came from."""
-    with _guarded():
-        from dfq_plugin.config import explain as explain_config  # noqa: PLC0415
-
-        print(explain_config(_load(config, setting, None, no_cache=False)))
-
-
-@config_app.command()
-def schema() -> None:
-    """Print the JSON schema of the config file, for editors."""
-    with _guarded():
-        from dfq_plugin.config import json_schema  # noqa: PLC0415
-
-        print(json.dumps(json_schema(), indent=2))
-
-
-@config_app.command()
-def convert(config: ConfigFile) -> None:
-    """Print an NNCF 2.x config in this tool's own form."""
-    with _guarded():
-        from dfq_plugin.config import convert as convert_config  # noqa: PLC0415
-
-        print(json.dumps(convert_config(config), indent=2))
-
-
-def _load(path: Path, overrides: list[str] | None, output: Path | None, no_cache: bool) -> Config:
-    from dfq_plugin.config import load_config  # noqa: PLC0415
-
-    extra = [] if output is None else [f"output_dir={json.dumps(str(output))}"]
-    extra += ["calibration.cache=false"] if no_cache else []
-    return load_config(path, [*(overrides or []), *extra])
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Turn an error into one message on stderr and its exit code."""
-    try:
-        yield
-    except DFQError as error:
-        print(f"dfq: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
-    except (OSError, MemoryError) as error:  # of a place that says no more about it
-        print(f"dfq: {str(error) or 'memory ran out.'}", file=sys.stderr)
-        raise typer.Exit(DFQError.exit_code) from error
-    except KeyboardInterrupt as error:
-        print("dfq: interrupted. Finished batches of images are kept; the next run goes on from them.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from error
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Send everything that libraries print to stderr: stdout belongs to the result."""
-    with redirect_stdout(sys.stderr):
-        yield
-
-
-def _print(result: Any, as_json: bool, text: str) -> None:  # noqa: ANN401 - JSON
-    print(json.dumps(result, indent=2) if as_json else text)
+        with quiet_stdout():
+            done = consulted.fix() if fix else []
+        diagnosis = consulted.examine()
+        text = "\n".join([*done, *([""] if done else []), consulted.format_diagnosis(diagnosis)])
+        show({**diagnosis.to_json(), "fixed": done}, as_json, text)

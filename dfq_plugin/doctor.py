@@ -1,7 +1,7 @@
 """What this machine has, and what to do about what it lacks: the answer of ``dfq doctor``.
 
-Looks without building, downloading or changing anything, and imports other packages only when asked, so that it still
-answers where one of them is missing or broken.
+Looks without building, downloading or changing anything, unless told to ``fix``, and imports other packages only when
+asked, so that it still answers where one of them is missing or broken.
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dfq_plugin import __version__
-from dfq_plugin.hardware import Gpu, Memory, Processor, import_if_there, read_gpus, read_memory, read_processor
+from dfq_plugin.diagnosis import Diagnosis, Extension, Finding, format_diagnosis
+from dfq_plugin.hardware import Gpu, Processor, import_if_there, read_gpus, read_memory, read_processor
 from dfq_plugin.machine import (
     BuildTools,
-    built_extension,
+    dead_locks,
     extension_folder,
+    extension_state,
     find_build_tools,
     installed_version,
     set_cache_folder,
 )
 from dfq_plugin.wording import say_bytes
+
+__all__ = ["Diagnosis", "Extension", "Finding", "examine", "fix", "format_diagnosis"]
 
 DISTRIBUTION = "dfq-plugin"
 SHOWN = ("torch", "torchvision", "timm", "nncf", "onnx", "onnx-ir", "onnxruntime")
@@ -35,69 +39,25 @@ EXTRAS = {
     "distributed": ("accelerate",),
 }
 MISSED_BY_MANY = {"vision": "models from torchvision: and timm:", "report": "the HTML report"}
+QUANTIZE, ON_GPU = "quantizing", "training on a GPU"
+FEATURES = {  # what each thing that this package does asks for beside itself
+    QUANTIZE: ("torch", "nncf"),
+    "export and proof": ("onnx", "onnx-ir", "onnxscript", "onnxruntime"),
+    "timm, torchvision": EXTRAS["vision"],
+    "HTML report": EXTRAS["report"],
+    "OpenVINO": ("openvino",),
+    "TensorBoard": ("tensorboard",),
+    "MLflow": ("mlflow",),
+    "many processes": EXTRAS["distributed"],
+}
 LOW_MEMORY = 2 * 1024**3
 LARGE_CACHE = 10 * 1024**3
-
-Level = Literal["ok", "warn", "error"]
-_LEVELS: tuple[Level, ...] = ("ok", "warn", "error")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at, and what to do about it."""
-
-    level: Level
-    what: str
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class Extension:
-    """The compiled kernels of NNCF: whether they are built, and where they are or would be."""
-
-    built: bool
-    folder: str
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Everything ``dfq doctor`` knows.
-
-    Attributes:
-        versions: Version of each package; None when it is not installed.
-        processor: The CPU.
-        memory: Main memory, in bytes.
-        gpus: CUDA devices that torch can use.
-        tools: What NNCF's kernels would be compiled with.
-        extension: NNCF's compiled kernels for the CPU.
-        missing_extras: For each extra of this package, its packages that are not installed.
-        caches: Folders that this package keeps on this machine, with their size in bytes.
-        findings: What is fine and what is not.
-    """
-
-    versions: dict[str, str | None]
-    processor: Processor
-    memory: Memory
-    gpus: tuple[Gpu, ...]
-    tools: BuildTools
-    extension: Extension
-    missing_extras: dict[str, tuple[str, ...]]
-    caches: dict[str, int]
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def level(self) -> Level:
-        """The worst of the findings."""
-        return max((finding.level for finding in self.findings), key=_LEVELS.index, default="ok")
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the diagnosis as plain data."""
-        return {"level": self.level, **asdict(self)}
 
 
 def examine() -> Diagnosis:
     """Look at this machine and judge whether it can quantize, build, run and report."""
     folder = extension_folder()
+    tools, gpus, extension = find_build_tools(), read_gpus(), _look_at_extension(folder)
     facts = Diagnosis(
         versions={
             "python": platform.python_version(),
@@ -106,18 +66,63 @@ def examine() -> Diagnosis:
         },
         processor=read_processor(),
         memory=read_memory(),
-        gpus=read_gpus(),
-        tools=find_build_tools(),
-        extension=Extension(built=built_extension(folder) is not None, folder=str(folder)),
+        gpus=gpus,
+        tools=tools,
+        extension=extension,
         missing_extras=_missing_extras(),
+        features=_features(tools, gpus, extension),
         caches={str(place): _size(place) for place in (set_cache_folder(), folder.parent) if place.is_dir()},
     )
     return replace(facts, findings=tuple(_judge(facts)))
 
 
+def _look_at_extension(folder: Path) -> Extension:
+    return Extension(extension_state(folder), str(folder), tuple(map(str, dead_locks())))
+
+
+def _features(tools: BuildTools, gpus: tuple[Gpu, ...], extension: Extension) -> dict[str, tuple[str, ...]]:
+    """What this package does, each with what it lacks."""
+    lacking = {
+        name: tuple(package for package in packages if installed_version(package) is None)
+        for name, packages in FEATURES.items()
+    }
+    kernels = () if extension.built else tuple(tools.missing())
+    cuda = () if gpus else ("a GPU that torch can use",)
+    return {
+        **lacking,
+        QUANTIZE: lacking[QUANTIZE] + kernels,
+        ON_GPU: cuda + (tuple(tools.missing("cuda")) if gpus else ()),
+    }
+
+
+def fix() -> list[str]:
+    """Remove what dead builds of NNCF's kernels left behind, and build the kernels where they are missing.
+
+    Returns:
+        What was done, one sentence each.
+
+    Raises:
+        DFQError: the kernels cannot be built.
+    """
+    done = []
+    for lock in dead_locks():
+        lock.unlink(missing_ok=True)
+        done.append(f"Removed {lock}, which a build that is no more had left.")
+    state = extension_state(extension_folder())
+    if state != "built":
+        if installed_version("nncf") is None or import_if_there("torch") is None:
+            return [*done, "NNCF's kernels cannot be built before torch and nncf can be imported."]
+        from dfq_plugin.quantization.extension import ensure_extension  # noqa: PLC0415 - needs torch and nncf
+
+        done.append(f"Built NNCF's quantization kernels in {ensure_extension()}.")
+    return done or ["There was nothing to fix."]
+
+
 def _judge(facts: Diagnosis) -> Iterator[Finding]:
     yield from _judge_packages()
+    yield from _judge_torchvision()
     yield _judge_extension(facts)
+    yield from _judge_locks(facts.extension)
     yield _judge_processor(facts.processor)
     yield from _judge_extras(facts.missing_extras)
     yield from _judge_resources(facts)
@@ -137,10 +142,31 @@ def _judge_packages() -> Iterator[Finding]:
     yield from wrong or [Finding("ok", "All required packages are installed.")]
 
 
-def _version_bounds() -> dict[str, Any]:
+def _judge_torchvision() -> Iterator[Finding]:
+    """Each torchvision works with one torch; with another it fails in ways that do not say so."""
+    vision, torch = installed_version("torchvision"), installed_version("torch")
+    if vision is None or torch is None:
+        return
+    bound = _version_bounds("torchvision").get("torch")
+    advice = "pip install --upgrade torch torchvision, both from the same index"
+    if bound is not None and not bound.contains(torch, prereleases=True):
+        yield Finding("error", f"torchvision {vision} was made for torch {bound}, but torch is {torch}.", advice)
+    elif import_if_there("torchvision") is None:
+        yield Finding("error", f"torchvision {vision} is installed and cannot be imported.", advice)
+
+
+def _judge_locks(extension: Extension) -> Iterator[Finding]:
+    if extension.dead_locks:
+        what = (
+            f"A build of plain NNCF was cut off and left {', '.join(extension.dead_locks)}; it may wait there forever."
+        )
+        yield Finding("warn", what, "dfq doctor --fix")
+
+
+def _version_bounds(distribution: str = DISTRIBUTION) -> dict[str, Any]:
     requirements = import_if_there("packaging.requirements")
     try:
-        lines = importlib.metadata.requires(DISTRIBUTION) or []
+        lines = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout: nothing says which versions are needed
         lines = []
     parsed = [requirements.Requirement(line) for line in lines] if requirements else []
@@ -150,10 +176,16 @@ def _version_bounds() -> dict[str, Any]:
 def _judge_extension(facts: Diagnosis) -> Finding:
     if facts.extension.built:
         return Finding("ok", f"NNCF's quantization kernels are built in {facts.extension.folder}.")
+    if facts.extension.state == "building":
+        return Finding("ok", f"Another process is building NNCF's quantization kernels in {facts.extension.folder}.")
     missing = facts.tools.missing()
     if missing:
         return Finding("error", "NNCF's quantization kernels cannot be built.", f"Missing: {'; and '.join(missing)}.")
-    return Finding("ok", "NNCF's quantization kernels will be built on first use (once, about a minute).")
+    if facts.extension.state == "cut off":
+        what = "A build of NNCF's quantization kernels was cut off; the next use clears it away and builds anew."
+        return Finding("ok", what, "dfq doctor --fix does it now.")
+    what = "NNCF's quantization kernels will be built on first use (once, about a minute)."
+    return Finding("ok", what, "dfq doctor --fix does it now.")
 
 
 def _judge_processor(processor: Processor) -> Finding:
@@ -204,35 +236,3 @@ def _missing_extras() -> dict[str, tuple[str, ...]]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def format_diagnosis(diagnosis: Diagnosis) -> str:
-    """Lay the diagnosis out as text: a table of facts, then the findings with their advice."""
-    rows = list(_rows(diagnosis))
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    lines.append("")
-    for finding in diagnosis.findings:
-        label = f"[{finding.level}] "
-        lines.append(label + finding.what)
-        if finding.advice:
-            lines.append(" " * len(label) + finding.advice)
-    return "\n".join(lines)
-
-
-def _rows(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
-    for name, version in diagnosis.versions.items():
-        yield name, version or "not installed"
-    processor, memory, tools = diagnosis.processor, diagnosis.memory, diagnosis.tools
-    yield "processor", f"{processor.name} ({processor.architecture})"
-    yield "instructions", "not known" if processor.instructions is None else " ".join(processor.instructions) or "none"
-    yield "cores", f"{processor.usable_cores} of {processor.cores} usable"
-    if memory.total is not None and memory.available is not None:
-        yield "memory", f"{say_bytes(memory.total)}, {say_bytes(memory.available)} free"
-    gpus = [f"{gpu.name} ({say_bytes(gpu.memory)})" for gpu in diagnosis.gpus]
-    yield "GPU", ", ".join(gpus) or "none"
-    yield "compiler", tools.compiler or "not found"
-    yield "ninja", tools.ninja or "not found"
-    yield "NNCF kernels", f"{'built' if diagnosis.extension.built else 'not built'}, {diagnosis.extension.folder}"
-    for folder, size in diagnosis.caches.items():
-        yield "cache", f"{folder} ({say_bytes(size)})"

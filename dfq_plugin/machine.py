@@ -11,14 +11,22 @@ import os
 import platform
 import shlex
 import shutil
+import socket
 import sys
 import sysconfig
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dfq_plugin.hardware import import_if_there
+
 Device = Literal["cpu", "cuda"]
+ExtensionState = Literal["built", "building", "cut off", "missing"]
 FOLDER_VARIABLE = "DFQ_EXTENSION_DIR"
+BUILDING = "building.json"  # there while a process builds, and after one that was killed
+NEW_S = 60.0  # a lock that is younger may belong to a build whose compiler has not started yet
 FINISHED = "built.json"  # written last, so that it vouches for the library it names
 COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")  # torch looks for the first one only
 
@@ -63,6 +71,62 @@ def built_extension(folder: Path) -> Path | None:
         return None
     inside = (folder / library).resolve().is_relative_to(folder.resolve())  # a note may name no library of elsewhere
     return folder / library if inside else None
+
+
+def extension_state(folder: Path) -> ExtensionState:
+    """Say how far the kernels in this folder are; changes nothing."""
+    if built_extension(folder) is not None:
+        return "built"
+    note = read_json(folder / BUILDING)
+    if not note:
+        return "missing"
+    elsewhere = note.get("host") != socket.gethostname()
+    return "building" if elsewhere or _is_running(note.get("pid")) else "cut off"
+
+
+def dead_locks() -> list[Path]:
+    """Find locks that keep plain NNCF waiting for a build that no process does any more.
+
+    A build makes a file called lock; with older torch its mere existence is the lock, so that one which was left by a
+    killed process stops every later one.
+    """
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or _torch_cache_folder()
+    found = Path(root).expanduser().glob("**/nncf/**/lock")
+    return sorted(lock for lock in found if not _has_library(lock.parent) and not _is_worked_in(lock.parent))
+
+
+def _torch_cache_folder() -> Path:
+    # As torch.utils.cpp_extension finds it, without importing torch.
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "torch_extensions"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
+
+
+def _has_library(folder: Path) -> bool:
+    return any(path.suffix in {".so", ".pyd"} for path in folder.iterdir())
+
+
+def _is_worked_in(folder: Path) -> bool:
+    """Whether a process may be building here: one is at work in the folder, or the lock is too new to tell."""
+    if time.time() - (folder / "lock").stat().st_mtime < NEW_S:
+        return True
+    for process in _processes():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                return True
+        except Exception:  # noqa: BLE001, S112, PERF203 - gone meanwhile, or of another user: psutil has many names for it
+            continue
+    return False
+
+
+def _processes() -> Iterator[Any]:
+    psutil = import_if_there("psutil")
+    return iter(()) if psutil is None else psutil.process_iter()
+
+
+def _is_running(pid: object) -> bool:
+    psutil = import_if_there("psutil")
+    return psutil is None or (isinstance(pid, int) and bool(psutil.pid_exists(pid)))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,14 @@ def learning_data(config: Config, teacher: Teacher, synthetic: SyntheticSet) -> 
     return provider.source(teacher.network, teacher.facts, request) or synthetic
 
 
+def is_cached(settings: CalibrationSettings, facts: ModelFacts) -> bool:
+    """Whether ``synthesize`` would take the set from the cache instead of making it."""
+    provider = build_provider(settings.provider, settings.params)
+    request = GenerationRequest(settings.num_samples, settings.seed)
+    file = set_cache_folder() / f"{request_key(provider, facts, request)}.safetensors"
+    return settings.cache and provider.cacheable and file.is_file()
+
+
 def generate_cached(
     provider: Provider,
     teacher: nn.Module,

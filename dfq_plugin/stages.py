@@ -124,6 +124,12 @@ def _report(job: Job) -> Result:
     return {"report": str(written.html or written.markdown)}
 
 
+def operations_of_scopes(config: Config) -> dict[str, list[str]]:
+    """The operations of the network that each scope in the config stands for; none for a scope that matches nothing."""
+    teacher = load_teacher(config.model, config.input_shape)
+    return quantization.operations_of_scopes(teacher.network, config.input_shape, config.quantize)
+
+
 STAGES: dict[str, Callable[[Job], Result]] = {
     "generate": _generate,
     "quantize": _quantize,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dfq_plugin.memory import memory_explained
+from dfq_plugin.wording import say_seconds
+
+logger = logging.getLogger("nncf.dfq_plugin.progress")
 
 
 class Stopwatch:
-    """Seconds per stage, in the order they ran."""
+    """Seconds per stage, in the order they ran; the log has one line for each."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -20,12 +24,15 @@ class Stopwatch:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time the block takes to the stage's, and name the stage when memory runs out in it."""
-        start = time.perf_counter()
+        start, outcome = time.perf_counter(), "stopped after"
         try:
             with memory_explained(name):
                 yield
+            outcome = "done in"
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            elapsed = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+            logger.info("Stage %s: %s %s", name, outcome, say_seconds(elapsed))
 
 
 def peak_memory_bytes() -> int | None:

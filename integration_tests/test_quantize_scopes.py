@@ -37,6 +37,11 @@ class TestScopes:
         assert "conv2/conv2d/0" not in by_layer(student, "weight")
         assert set(by_layer(student, "weight")) == {"conv1/conv2d/0", "fc/linear/0"}
 
+    def test_bits_of_a_batchnorm_are_those_of_the_layer_it_was_folded_into(self) -> None:
+        old = "TinyNetwork/NNCFBatchNorm2d[bn2]/batch_norm_0"
+        plan = student_of(tiny_teacher(), bit_overrides={old: 3}).plan
+        assert [(entry.layer, entry.applied) for entry in plan if entry.reason == "override"] == [("conv2/conv2d/0", 3)]
+
     def test_ignored_types_stay_in_float(self) -> None:
         student = student_of(tiny_teacher(), ignored_scopes={"types": ["conv2d"]})
         assert set(by_layer(student, "weight")) == {"fc/linear/0"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dfq_plugin.config.export_settings import ExportSettings, ValidateSettings
 from dfq_plugin.config.finetune_settings import FinetuneSettings
-from dfq_plugin.config.loading import convert, explain, json_schema, load_config, read_section
+from dfq_plugin.config.loading import convert, explain, explanation, json_schema, load_config, read_section
 from dfq_plugin.config.quantize_settings import IgnoredScopes, QuantizeSettings
 from dfq_plugin.config.schema import CalibrationSettings, Config, ModelSettings, Note
 from dfq_plugin.config.scopes import legacy_name, match_scopes, split_quantizer_scope, translate_scope
@@ -23,6 +23,7 @@ __all__ = [
     "ValidateSettings",
     "convert",
     "explain",
+    "explanation",
     "json_schema",
     "legacy_name",
     "load_config",

@@ -10,68 +10,41 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dfq_plugin.config.legacy_quantization import map_quantization
+from dfq_plugin.config.legacy_removed import (
+    FORMER_KEYS,
+    NO_ACCURACY,
+    NO_SEARCH,
+    OTHER_ALGORITHMS,
+    SAMPLE_NETWORKS,
+    SCRIPT_KEYS,
+)
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
-from dfq_plugin.config.problems import describe_errors, places_of_keys
+from dfq_plugin.config.problems import describe_errors, places_of_keys, shorten
 from dfq_plugin.config.schema import Config
 from dfq_plugin.config.statements import Statements, to_pointer
 
 Model = TypeVar("Model", bound=BaseModel)
 
-SCRIPT_KEYS = frozenset(
-    {
-        "batch_size",
-        "batch_size_init",
-        "batch_size_val",
-        "checkpoint_save_dir",
-        "criterion",
-        "criterion_params",
-        "dataset",
-        "dataset_dir",
-        "epochs",
-        "learning_rate",
-        "loss_params",
-        "model_params",
-        "multiprocessing_distributed",
-        "num_classes",
-        "optimizer",
-        "preprocessing",
-        "pretrained",
-        "print_freq",
-        "save_freq",
-        "ssd_params",
-        "test_every_n_epochs",
-        "workers",
-    }
-)
-NO_PRUNING_HERE = "prune first with nncf.prune, then give this plug-in the pruned network"
-OTHER_ALGORITHMS = {
-    "experimental_quantization": "write 'quantization'",
-    "binarization": "there are no 1-bit integer kernels to run it; the lowest is 2 bits, quantize.weight_bits",
-    "magnitude_sparsity": NO_PRUNING_HERE,
-    "rb_sparsity": NO_PRUNING_HERE,
-    "const_sparsity": NO_PRUNING_HERE,
-    "movement_sparsity": NO_PRUNING_HERE,
-    "filter_pruning": "NNCF 3.x removes no filters; slim the network first, then give it to this plug-in",
-}
 ALGORITHMS: dict[str, type[BaseModel]] = {"quantization": Quantization, "knowledge_distillation": KnowledgeDistillation}
+DONE_BY = {"quantization": "quantize", "knowledge_distillation": "finetune"}
 
 
 @functools.cache
 def homes() -> dict[str, list[str]]:
     """Where each key of a config file belongs, to help when it stands elsewhere."""
-    left_out = ("mode", "bits", "per_channel", "scope_overrides")  # old spellings, and repetitions of the groups
-    return places_of_keys(
-        {"": Config, "/compression": Quantization}, without=[f"/compression/{key}" for key in left_out]
-    )
+    repeated = "/compression/scope_overrides"
+    without = [repeated, *(f"/compression/{key}" for key in ("mode", "bits", "per_channel"))]  # old spellings
+    places = places_of_keys({"": Config, "/compression": Quantization, "/input_info": InputInfo}, without=without)
+    for key, found in places_of_keys({"/compression": KnowledgeDistillation}).items():
+        places[key] = list(dict.fromkeys([*places.get(key, []), *found]))
+    return {**places, "scope_overrides": [repeated]}
 
 
 def own_part(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The file without its NNCF 2.x root keys: the plug-in's own sections, and unknown keys."""
     left_out = {"$schema", *SCRIPT_KEYS, *READERS}
     own = {key: value for key, value in raw.items() if key not in left_out}
-    if isinstance(own.get("model"), str):
-        del own["model"]
-    return own
+    return {key: value for key, value in own.items() if not (key in TEXTS and isinstance(value, str))}
 
 
 def translate(raw: Mapping[str, Any], to: Statements) -> None:
@@ -86,11 +59,14 @@ def translate(raw: Mapping[str, Any], to: Statements) -> None:
             read(raw[key], f"/{key}", to)
     if isinstance(raw.get("model"), str):
         _map_model_name(raw["model"], raw.get("pretrained"), to)
+    if isinstance(raw.get("weights"), str):
+        to.say(("model", "weights"), raw["weights"], "/weights")
+        to.note("approximated", "/weights", "taken as model.weights, a file that holds a state_dict")
     script_keys = sorted(SCRIPT_KEYS & raw.keys())
     if script_keys:
         message = (
             f"{', '.join(script_keys)} belonged to the NNCF 2.x sample scripts, not to NNCF, and say nothing here; "
-            "see finetune.epochs, finetune.lr, finetune.batch_size and validate.images"
+            "see finetune.epochs, finetune.lr, finetune.batch_size, model.mean, model.std and validate.images"
         )
         to.note("ignored", "/", message)
 
@@ -102,9 +78,7 @@ def note_defaults(raw: Mapping[str, Any], to: Statements) -> None:
         raw: the file's content.
         to: knows everything the file and the overrides say, and takes the notes.
     """
-    pointers = {
-        entry.get("algorithm"): at for entry, at in _algorithms(raw.get("compression", [])) if isinstance(entry, dict)
-    }
+    pointers = {name: at for entry, at in _algorithms(raw.get("compression", [])) if (name := _name_of(entry))}
     if "knowledge_distillation" in pointers and not to.value("finetune", "epochs"):
         to.note("default", pointers["knowledge_distillation"], "fine-tuning is off until finetune.epochs is above 0")
     if "quantization" in pointers:
@@ -137,8 +111,18 @@ def _map_input(raw: Any, at: str, to: Statements) -> None:  # noqa: ANN401 - any
         return
     if info.type not in {None, "float"}:
         to.refuse(f"{at}/type", f"{info.type!r} is no image; only 'float' inputs can be synthesized")
+    elif info.type is not None:
+        to.note("mapped", f"{at}/type", "images are float")
     if len(info.sample_size) != 4:
         to.refuse(f"{at}/sample_size", f"got {info.sample_size}, expected [batch, channels, height, width]")
+        return
+    batch, *image = info.sample_size
+    if image[2] in {1, 3} and min(image[:2]) > 4:
+        message = (
+            f"{info.sample_size} has its channels last, as NNCF's samples for TensorFlow had them; networks in PyTorch "
+            f"take [{batch}, {image[2]}, {image[0]}, {image[1]}]"
+        )
+        to.refuse(f"{at}/sample_size", message)
         return
     to.map(("input_shape",), info.sample_size[1:], f"{at}/sample_size")
     if info.filler is not None:
@@ -162,29 +146,48 @@ def _map_device(raw: Any, at: str, to: Statements) -> None:  # noqa: ANN401
         to.note("approximated", at, message)
 
 
+def _map_former_device(raw: Any, at: str, to: Statements) -> None:  # noqa: ANN401
+    to.note("approximated", at, "was called target_device already in NNCF 2.x, and is taken as that")
+    _map_device(raw.upper() if isinstance(raw, str) else raw, at, to)
+
+
 def _algorithms(raw: Any) -> list[tuple[Any, str]]:  # noqa: ANN401
     if isinstance(raw, list):
         return [(entry, f"/compression/{index}") for index, entry in enumerate(raw)]
     return [(raw, "/compression")]
 
 
+def _name_of(entry: Any) -> str:  # noqa: ANN401
+    name = entry.get("algorithm") if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
 def _map_algorithms(raw: Any, _: str, to: Statements) -> None:  # noqa: ANN401
     seen: dict[str, str] = {}
     for entry, pointer in _algorithms(raw):
-        name = entry.get("algorithm") if isinstance(entry, Mapping) else None
-        if name in seen:
+        name = _name_of(entry)
+        if name not in ALGORITHMS:
+            advice = OTHER_ALGORITHMS.get(name, "expected 'quantization' or 'knowledge_distillation'")
+            said = isinstance(entry, Mapping) and entry.get("algorithm") is not None
+            problem = f"{shorten(entry['algorithm'])} is not done here" if said else "missing"
+            to.refuse(f"{pointer}/algorithm", f"{problem}; {advice}")
+        elif name in seen:
             to.refuse(f"{pointer}/algorithm", f"{name!r} stands at {seen[name]} already; merge the two")
-        elif name not in ALGORITHMS:
-            advice = OTHER_ALGORITHMS.get(str(name), "expected 'quantization' or 'knowledge_distillation'")
-            problem = f"{name!r} is not done here; {advice}" if name is not None else f"missing; {advice}"
-            to.refuse(f"{pointer}/algorithm", problem)
         else:
-            seen[str(name)] = pointer
-            checked = _check(ALGORITHMS[str(name)], entry, pointer, to)
-            if isinstance(checked, Quantization):
-                map_quantization(checked, pointer, to)
-            elif isinstance(checked, KnowledgeDistillation):
-                _map_distillation(checked, pointer, to)
+            seen[name] = pointer
+            _map_algorithm(name, entry, pointer, to)
+
+
+def _map_algorithm(name: str, entry: Mapping[str, Any], at: str, to: Statements) -> None:
+    former = {key: value for key, value in entry.items() if key in FORMER_KEYS}
+    for key in former:
+        to.refuse(f"{at}/{key}", FORMER_KEYS[key])
+    to.note("mapped", f"{at}/algorithm", f"done by the section {DONE_BY[name]}")
+    checked = _check(ALGORITHMS[name], {key: value for key, value in entry.items() if key not in former}, at, to)
+    if isinstance(checked, Quantization):
+        map_quantization(checked, at, to)
+    elif isinstance(checked, KnowledgeDistillation):
+        _map_distillation(checked, at, to)
 
 
 def _map_distillation(algorithm: KnowledgeDistillation, at: str, to: Statements) -> None:
@@ -213,11 +216,11 @@ def _note_shape_matching(_: Any, at: str, to: Statements) -> None:  # noqa: ANN4
 
 
 def _refuse_accuracy_aware(_: Any, at: str, to: Statements) -> None:  # noqa: ANN401
-    message = (
-        "it stops training by accuracy on labelled data, which a data-free job does not have; delete it, set "
-        "finetune.epochs, and give validate.images if there are labelled images to measure on"
-    )
-    to.refuse(at, message)
+    to.refuse(at, NO_ACCURACY)
+
+
+def _refuse_search(_: Any, at: str, to: Statements) -> None:  # noqa: ANN401
+    to.refuse(at, NO_SEARCH)
 
 
 def _map_model_name(name: str, pretrained: Any, to: Statements) -> None:  # noqa: ANN401
@@ -229,6 +232,8 @@ def _map_model_name(name: str, pretrained: Any, to: Statements) -> None:  # noqa
     if pretrained is True:
         to.imply(("model", "weights"), "IMAGENET1K_V1", "/pretrained")
         message += " with the weights IMAGENET1K_V1, what pretrained=true meant"
+    if name in SAMPLE_NETWORKS:
+        message += f", but {name!r} was a network of NNCF's samples: name yours as 'python:package.module:factory'"
     to.note("approximated", "/model", f"{message}; write the section model out")
 
 
@@ -240,13 +245,22 @@ READERS: dict[str, Callable[[Any, str, Statements], None]] = {
     "log_dir": _map_log_dir,
     "disable_shape_matching": _note_shape_matching,
     "accuracy_aware_training": _refuse_accuracy_aware,
+    "bootstrapNAS": _refuse_search,
+    "hw_config_type": _map_former_device,
 }
+TEXTS = ("model", "weights")  # root keys that are sections or unknown, but meant something as texts
+
+
+@functools.cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _check(model: type[Model], raw: Any, at: str, to: Statements) -> Model | None:  # noqa: ANN401
     try:
         return model.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        schema = model.model_json_schema()
-        to.problems += describe_errors(error, schema, lambda path: at + (to_pointer(path) if path else ""), homes())
+        to.problems += describe_errors(
+            error, _schema(model), lambda path: at + (to_pointer(path) if path else ""), homes()
+        )
         return None

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dfq_plugin.config.legacy_precision import map_precision
 from dfq_plugin.config.legacy_ranges import map_ranges
 from dfq_plugin.config.legacy_schema import (
     BatchNormAdaptation,
-    PrecisionInitializer,
     Quantization,
     ScopeOverride,
     StagedParams,
@@ -21,6 +21,7 @@ GroupName = Literal["weights", "activations"]
 PRESET_OF_MODE = {"symmetric": "performance", "asymmetric": "mixed"}
 BITS_OF_GROUP = {"weights": "weight_bits", "activations": "activation_bits"}
 QUANTIZER_OF_GROUP = {"weights": "WEIGHT", "activations": "INPUT"}
+ON_BOTH_FORMS = "searched for in the names of operations, as NNCF 3.x writes them and as NNCF 2.x did"
 STAGED = "quantizers are active from the first step here, there is no staged schedule"
 STAGED_HINTS = {"base_lr": "; say finetune.lr for the learning rate", "batch_multiplier": "; raise finetune.batch_size"}
 
@@ -61,7 +62,7 @@ def map_quantization(algorithm: Quantization, at: str, to: Statements) -> None:
     _map_overrides("activations", algorithm.scope_overrides.activations, at, to)
     map_ranges(algorithm.initializer.range, f"{at}/initializer/range", to)
     _map_batchnorm(algorithm.initializer.batchnorm_adaptation, f"{at}/initializer/batchnorm_adaptation", to)
-    _map_precision(algorithm.initializer.precision, f"{at}/initializer/precision", to)
+    map_precision(algorithm.initializer.precision, f"{at}/initializer/precision", to)
     _note_staged(algorithm.params, f"{at}/params", to)
 
 
@@ -85,11 +86,7 @@ def _read_groups(algorithm: Quantization, at: str, to: Statements) -> tuple[_Gro
 
 
 def _map_modes(algorithm: Quantization, groups: tuple[_Group, _Group], at: str, to: Statements) -> None:
-    weight_mode, where = groups[0].values.get("mode", (None, ""))
-    if weight_mode == "symmetric":
-        to.note("mapped", where, "weights are always symmetric")
-    elif weight_mode == "asymmetric":
-        to.note("approximated", where, "weights are symmetric per channel: that is what integer kernels run fastest")
+    _note_weight_mode(*groups[0].values.get("mode", (None, "")), to)
     mode, where = groups[1].values.get("mode", (None, ""))
     if mode is not None:
         to.map(("quantize", "preset"), PRESET_OF_MODE[mode], where)
@@ -99,6 +96,14 @@ def _map_modes(algorithm: Quantization, groups: tuple[_Group, _Group], at: str, 
         to.note("ignored", f"{at}/preset", f"{where} is more specific and wins, as in NNCF 2.x")
     else:
         to.map(("quantize", "preset"), algorithm.preset, f"{at}/preset")
+
+
+def _note_weight_mode(mode: str | None, where: str, to: Statements) -> None:
+    if mode == "symmetric":
+        to.note("mapped", where, "weights are always symmetric")
+    elif mode == "asymmetric":
+        message = "taken as symmetric per channel instead of asymmetric: that is what integer kernels run fastest"
+        to.note("approximated", where, message)
 
 
 def _map_group(group: _Group, to: Statements) -> None:
@@ -128,48 +133,59 @@ def _map_group(group: _Group, to: Statements) -> None:
 
 
 def _map_scopes(algorithm: Quantization, at: str, to: Statements) -> None:
-    names, patterns, pointer = [], [], f"{at}/ignored_scopes"
-    ignored = _listed(algorithm.ignored_scopes) + _common_group_scopes(algorithm, at, to)
-    for scope in dict.fromkeys(ignored):
+    names, patterns = [], []
+    ignored = _placed(algorithm.ignored_scopes, f"{at}/ignored_scopes") + _common_group_scopes(algorithm, at, to)
+    for scope, pointer in ignored:
+        new = translate_scope(scope)
         if scope.startswith(REGEX_PREFIX):
             # NNCF 2.x searched anywhere in the name, NNCF 3.x matches from its start.
             patterns.append(f".*(?:{scope.removeprefix(REGEX_PREFIX)})")
+            to.note("mapped", pointer, f"{scope!r} is {ON_BOTH_FORMS}")
         elif scope.endswith("]"):
-            patterns.append(f"{re.escape(translate_scope(scope))}/")  # a module: everything inside
+            patterns.append(f"{re.escape(new)}/")
+            to.note("mapped", pointer, f"{scope!r} is every operation inside {new!r}")
         else:
-            names.append(translate_scope(scope))
-    targets = _listed(algorithm.target_scopes)
-    if any(scope.startswith(REGEX_PREFIX) for scope in targets):
-        message = (
-            "a {re} pattern cannot be inverted safely; list operation names, or say what to leave out in ignored_scopes"
-        )
-        to.refuse(f"{at}/target_scopes", message)
-    elif targets:
-        wanted = "|".join(re.escape(translate_scope(scope)) for scope in targets)
-        # NNCF 3.x operation names end in a call number; inputs, and the NNCF 2.x form of the names, stay out of it.
-        patterns.append(rf"(?=.*/\d+$)(?!(?:{wanted})(?:/|$))")
-        pointer = pointer if ignored else f"{at}/target_scopes"
+            names.append(new)
+            to.note("mapped", pointer, f"{scope!r} is {new!r} in NNCF 3.x")
+    targets = _map_targets(algorithm, at, to)
+    pointer = f"{at}/ignored_scopes" if ignored else f"{at}/target_scopes"
     if names:
-        to.map(("quantize", "ignored_scopes", "names"), names, pointer)
-    if patterns:
-        to.map(("quantize", "ignored_scopes", "patterns"), patterns, pointer)
+        to.say(("quantize", "ignored_scopes", "names"), list(dict.fromkeys(names)), pointer)
+    if patterns + targets:
+        to.say(("quantize", "ignored_scopes", "patterns"), list(dict.fromkeys(patterns + targets)), pointer)
     if algorithm.validate_scopes is not None:
         path = ("quantize", "ignored_scopes", "validate_scopes")
         to.map(path, algorithm.validate_scopes, f"{at}/validate_scopes")
 
 
-def _common_group_scopes(algorithm: Quantization, at: str, to: Statements) -> list[str]:
+def _map_targets(algorithm: Quantization, at: str, to: Statements) -> list[str]:
+    """Patterns of what to leave out so that only the target scopes are left."""
+    targets = _placed(algorithm.target_scopes, f"{at}/target_scopes")
+    if any(scope.startswith(REGEX_PREFIX) for scope, _ in targets):
+        message = (
+            "a {re} pattern cannot be inverted safely; list operation names, or say what to leave out in ignored_scopes"
+        )
+        to.refuse(f"{at}/target_scopes", message)
+        return []
+    for scope, pointer in targets:
+        to.note("mapped", pointer, f"{scope!r} is {translate_scope(scope)!r} in NNCF 3.x; all else stays in float")
+    wanted = "|".join(re.escape(translate_scope(scope)) for scope, _ in targets)
+    # NNCF 3.x operation names end in a call number; inputs, and the NNCF 2.x form of the names, stay out of it.
+    return [rf"(?=.*/\d+$)(?!(?:{wanted})(?:/|$))"] if targets else []
+
+
+def _common_group_scopes(algorithm: Quantization, at: str, to: Statements) -> list[tuple[str, str]]:
     """Scopes that both groups ignore; a scope that only one group ignores would run in float and is refused."""
     groups = {"weights": algorithm.weights, "activations": algorithm.activations}
-    ignored = {name: _listed(group.ignored_scopes) for name, group in groups.items()}
+    ignored = {name: _placed(group.ignored_scopes, f"{at}/{name}/ignored_scopes") for name, group in groups.items()}
     for name, group in groups.items():
-        if _listed(group.target_scopes):
+        if group.target_scopes:
             to.refuse(f"{at}/{name}/target_scopes", f"say it for the operation as a whole, in {at}/target_scopes")
         if group.validate_scopes is not None:
             message = f"say validate_scopes for the operation as a whole, at {at}/validate_scopes"
             to.note("ignored", f"{at}/{name}/validate_scopes", message)
-    if set(ignored["weights"]) == set(ignored["activations"]):
-        return ignored["weights"]
+    if {scope for scope, _ in ignored["weights"]} == {scope for scope, _ in ignored["activations"]}:
+        return ignored["weights"] + ignored["activations"]
     for name, scopes in ignored.items():
         if scopes:
             message = (
@@ -180,8 +196,11 @@ def _common_group_scopes(algorithm: Quantization, at: str, to: Statements) -> li
     return []
 
 
-def _listed(scopes: str | list[str] | None) -> list[str]:
-    return [scopes] if isinstance(scopes, str) else list(scopes or [])
+def _placed(scopes: str | list[str] | None, at: str) -> list[tuple[str, str]]:
+    """Scopes, each with where it stands."""
+    if isinstance(scopes, str):
+        return [(scopes, at)]
+    return [(scope, f"{at}/{index}") for index, scope in enumerate(scopes or [])]
 
 
 def _map_overrides(group: GroupName, overrides: dict[str, ScopeOverride], at: str, to: Statements) -> None:
@@ -190,24 +209,30 @@ def _map_overrides(group: GroupName, overrides: dict[str, ScopeOverride], at: st
         if override.bits is not None:
             key = f"{translate_scope(scope)}|{QUANTIZER_OF_GROUP[group]}"
             to.map(("quantize", "bit_overrides", key), override.bits, f"{pointer}/bits")
-        usual = {"mode": "symmetric", "per_channel": True, "signed": True}
-        if group == "activations":
-            mode = "asymmetric" if to.value("quantize", "preset") == "mixed" else "symmetric"
-            usual = {"mode": mode, "per_channel": False}
-        for field in ("mode", "per_channel", "signed"):
-            value = getattr(override, field)
-            if value is not None and value == usual.get(field):
-                to.note("mapped", f"{pointer}/{field}", f"already so for all {group}")
-            elif value is not None:
-                message = (
-                    f"{value!r} for single scopes is not supported, only bits are; delete it, or set it for all {group}"
-                )
-                to.refuse(f"{pointer}/{field}", message)
+            if scope.startswith(REGEX_PREFIX):
+                to.note("mapped", pointer, f"{scope!r} is {ON_BOTH_FORMS}")
+        _map_override_properties(group, override, pointer, to)
         if override.initializer is not None and override.initializer.range is not None:
             message = (
                 f"single scopes cannot have a range type of their own; say it for all {group} in {at}/initializer/range"
             )
             to.refuse(f"{pointer}/initializer/range", message)
+
+
+def _map_override_properties(group: GroupName, override: ScopeOverride, at: str, to: Statements) -> None:
+    """What a single scope asks for besides bits; it gets what all of its group have."""
+    if group == "weights":
+        _note_weight_mode(override.mode, f"{at}/mode", to)
+    elif override.mode is not None:
+        usual = "asymmetric" if to.value("quantize", "preset") == "mixed" else "symmetric"
+        if override.mode == usual:
+            to.note("mapped", f"{at}/mode", "already so for all activations")
+        else:
+            message = "cannot be had for single scopes, only bits can; delete it, or set it for all activations"
+            to.refuse(f"{at}/mode", f"{override.mode!r} {message}")
+    values = {"signed": override.signed, "per_channel": override.per_channel}
+    said = {name: (value, f"{at}/{name}") for name, value in values.items() if value is not None}
+    _map_group(_Group(group, said), to)
 
 
 def _map_batchnorm(adaptation: BatchNormAdaptation | None, at: str, to: Statements) -> None:
@@ -223,26 +248,6 @@ def _map_batchnorm(adaptation: BatchNormAdaptation | None, at: str, to: Statemen
         to.note("ignored", f"{at}/num_bn_adaptation_samples", message)
     if adaptation.num_bn_forget_samples is not None:
         to.note("ignored", f"{at}/num_bn_forget_samples", "BatchNorm statistics are never re-estimated")
-
-
-def _map_precision(precision: PrecisionInitializer | None, at: str, to: Statements) -> None:
-    if precision is None:
-        return
-    if precision.type != "manual":
-        message = (
-            f"{precision.type!r} searches with labelled data, which a data-free job does not have; use type 'manual' "
-            "with bitwidth_per_scope, or quantize.bit_overrides"
-        )
-        to.refuse(f"{at}/type", message)
-        return
-    to.note("mapped", f"{at}/type", "bits are set by hand, in quantize.bit_overrides")
-    for index, (bits, scope) in enumerate(precision.bitwidth_per_scope or []):
-        name, _, group = scope.rpartition("|") if re.search(r"\|(WEIGHT|OUTPUT|INPUT\d*)$", scope) else (scope, "", "")
-        ending = f"|{group.rstrip('0123456789')}" if group else ""
-        pointer = f"{at}/bitwidth_per_scope/{index}"
-        to.map(("quantize", "bit_overrides", translate_scope(name) + ending), bits, pointer)
-    for field in sorted(precision.model_fields_set - {"type", "bitwidth_per_scope"}):
-        to.note("ignored", f"{at}/{field}", "belongs to the searches 'hawq' and 'autoq'; type 'manual' does not use it")
 
 
 def _note_staged(params: StagedParams, at: str, to: Statements) -> None:

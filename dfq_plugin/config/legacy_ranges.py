@@ -41,6 +41,12 @@ def map_ranges(ranges: RangeInitializer | list[ScopedRangeInitializer] | None, a
         for name in scoped:
             message = "ranges are chosen for all weights or all activations at once; delete the scopes or the entry"
             to.refuse(f"{pointer}/{name}", message)
+        if scoped:
+            continue
+        if entry.target_quantizer_group is not None:
+            to.note(
+                "mapped", f"{pointer}/target_quantizer_group", f"its type is that of all {entry.target_quantizer_group}"
+            )
         if entry.validate_scopes is not None:
             to.note("ignored", f"{pointer}/validate_scopes", "there are no scopes to validate")
         if entry.target_quantizer_group != "weights":
@@ -73,7 +79,9 @@ def _map_percentiles(ranges: RangeInitializer, at: str, to: Statements) -> None:
         return
     low = 0.1 if params.min_percentile is None else params.min_percentile  # the defaults of NNCF 2.x
     high = 99.9 if params.max_percentile is None else params.max_percentile
-    to.map(("quantize", "percentiles"), [low, high], f"{at}/params")
+    to.say(("quantize", "percentiles"), [low, high], f"{at}/params")
+    for name in sorted(params.model_fields_set):
+        to.note("mapped", f"{at}/params/{name}", f"taken as quantize.percentiles = {[low, high]}")
 
 
 def _map_weights(ranges: RangeInitializer, at: str, to: Statements, *, outright: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from dfq_plugin.config.base import Settings
-from dfq_plugin.config.legacy import READERS, SCRIPT_KEYS, homes, note_defaults, own_part, translate
+from dfq_plugin.config.legacy import READERS, homes, note_defaults, own_part, translate
+from dfq_plugin.config.legacy_removed import SCRIPT_KEYS
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
 from dfq_plugin.config.problems import describe_errors
 from dfq_plugin.config.reading import apply_override, parse_override, read_document
@@ -79,15 +82,32 @@ def convert(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return _pick(document, config.resolved())
 
 
-def explain(config: Config) -> str:
-    """Tell every setting, its value and where it was said, then every note, as aligned text."""
-    rows = [("setting", "value", "from")]
-    for path, value, _ in flatten(config.resolved(), ()):
-        name = ".".join(path)
-        rows.append((name, json.dumps(value), config.origins.get(name, "default")))
-    lines = _aligned(rows)
+def explanation(config: Config, scopes: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Every setting with its value and where it was said, and every note, as plain data.
+
+    Args:
+        config: what to explain.
+        scopes: the operations of the network that each scope stands for, if that is known.
+    """
+    settings = [
+        {"setting": name, "value": value, "from": config.origins.get(name, "default")}
+        for path, value, _ in flatten(config.resolved(), ())
+        for name in [".".join(path)]
+    ]
+    found = {} if scopes is None else {"scopes": {scope: list(names) for scope, names in scopes.items()}}
+    return {"settings": settings, "notes": [note.model_dump() for note in config.notes], **found}
+
+
+def explain(config: Config, scopes: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The same as ``explanation``, as aligned text."""
+    told = explanation(config, scopes)
+    settings = [(entry["setting"], json.dumps(entry["value"]), entry["from"]) for entry in told["settings"]]
+    lines = _aligned([("setting", "value", "from"), *settings])
     if config.notes:
         lines += ["", *_aligned([("note", "about", "what"), *((n.level, n.pointer, n.message) for n in config.notes)])]
+    if scopes is not None:
+        rows = [(scope, str(len(names)), ", ".join(names) or "nothing") for scope, names in scopes.items()]
+        lines += ["", *_aligned([("scope", "count", "operations of the network"), *rows])]
     if config.model.source.startswith(OWN_CODE):
         module = config.model.source.removeprefix(OWN_CODE).partition(":")[0]
         lines += ["", f"This config runs code: a job imports Python's module '{module}'. Run it only if you trust the"]
@@ -97,6 +117,11 @@ def explain(config: Config) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of config files, for editors that check while typing."""
+    return copy.deepcopy(_schema())
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
     schema = Config.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     for model in (InputInfo, Quantization, KnowledgeDistillation):
@@ -113,6 +138,8 @@ def json_schema() -> dict[str, Any]:
         "compression_lr_multiplier": {"type": "number", "minimum": 0},
         "log_dir": {"type": "string"},
         "disable_shape_matching": {"deprecated": True},
+        "hw_config_type": {"type": "string", "deprecated": True, "description": "Former name of target_device."},
+        "weights": {"type": "string", "deprecated": True, "description": "Of the NNCF 2.x samples; model.weights."},
         **{key: {"deprecated": True, "description": "Of the NNCF 2.x sample scripts; ignored."} for key in SCRIPT_KEYS},
     }
     model = schema["properties"]["model"]
@@ -151,7 +178,7 @@ def _check(statements: Statements, document: dict[str, Any], label: str) -> Conf
         # What follows only from an NNCF 2.x field that was refused is no problem of its own.
         problems += describe_errors(
             error,
-            json_schema(),
+            _schema(),
             lambda path: statements.pointer(tuple(map(str, path))),
             homes(),
             after_others=bool(problems),
@@ -161,7 +188,7 @@ def _check(statements: Statements, document: dict[str, Any], label: str) -> Conf
             return config
     head = f"{label}: " if len(problems) == 1 else f"{label}: {len(problems)} problems\n  "
     msg = head + "\n  ".join(problems)
-    raise ConfigError(msg)
+    raise ConfigError(msg, problems)
 
 
 def _note_surplus_samples(config: Config, statements: Statements) -> None:

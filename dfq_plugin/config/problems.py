@@ -46,7 +46,7 @@ def describe_errors(
         elif kind == "value_error":
             lines.append(f"{where}: {detail['ctx']['error']}.")
         else:
-            lines.append(f"{where}: got {_shorten(detail['input'])}, expected {allowed(schema, location)}.")
+            lines.append(f"{where}: got {shorten(detail['input'])}, expected {allowed(schema, location)}.")
     return lines
 
 
@@ -82,7 +82,8 @@ def _is_current(place: Schema) -> bool:
     return not place.get("deprecated", False)
 
 
-def _shorten(value: object) -> str:
+def shorten(value: object) -> str:
+    """A value as it is repeated in a message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

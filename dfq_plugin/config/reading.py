@@ -66,12 +66,14 @@ def _parse(text: str, label: str) -> Any:  # noqa: ANN401 - any JSON value
     _check_depth(text, label)
     try:
         return json5.loads(text, allow_duplicate_keys=False)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         found = JSON5_ERROR.search(str(error))
         where = f"{label}:{found['line']}:{found['column']}" if found else label
         what = found["what"] if found else str(error)
         msg = f"{where}: syntax error: {what}. The format is JSON, with // comments allowed."
         raise ConfigError(msg) from error
+    except RecursionError as error:
+        raise ConfigError(_too_deep(label)) from error
 
 
 def _check_depth(text: str, label: str) -> None:
@@ -88,9 +90,15 @@ def _check_depth(text: str, label: str) -> None:
 def _copy_as_json(source: Mapping[str, Any]) -> Any:  # noqa: ANN401
     try:
         return json.loads(json.dumps(dict(source), default=_plain))
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         msg = f"config: cannot be written as JSON: {error}."
         raise ConfigError(msg) from error
+    except RecursionError as error:
+        raise ConfigError(_too_deep("config")) from error
+
+
+def _too_deep(label: str) -> str:
+    return f"{label}: nested too deeply; no setting is more than a few levels down."
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401

@@ -109,6 +109,16 @@ def flatten(value: Any, path: Path) -> Iterator[tuple[Path, Any, str]]:  # noqa:
         yield path, value, to_pointer(path)
 
 
+def setting_names(section: type[Settings], place: str = "") -> Iterator[str]:
+    """Dotted names of every setting below a section, as ``--set`` takes them."""
+    for name, field in section.model_fields.items():
+        here = f"{place}{field.alias or name}"
+        if _is_section(field.annotation):
+            yield from setting_names(typing.cast("type[Settings]", field.annotation), f"{here}.")
+        else:
+            yield here
+
+
 def to_pointer(path: tuple[str | int, ...]) -> str:
     """Write a path as a JSON pointer (RFC 6901); the whole document is ``/``."""
     return "/" + "/".join(str(key).replace("~", "~0").replace("/", "~1") for key in path)

@@ -10,12 +10,13 @@ and, where speed is preferred, intraq for small images too.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from dfq_plugin.providers.base import GenerationRequest, Provider, cited
+from dfq_plugin.providers.base import GenerationRequest, Phase, Provider, cited
 from dfq_plugin.providers.fractal import Fractal
 from dfq_plugin.providers.genie import Genie
 from dfq_plugin.providers.intraq import IntraQ
@@ -79,6 +80,9 @@ class Auto(Provider):
             "classes best"
         )
         return Choice(self._make(IntraQ, preset=preset, use_mdc=facts.classifier is not None), reason)
+
+    def phases(self, facts: ModelFacts, request: GenerationRequest) -> Sequence[Phase]:
+        return self.choose(facts).provider.phases(facts, request)
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
         choice = self.choose(facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,21 @@ __all__ = ["GenerationRequest", "Provider", "checkpoint_folder", "cited", "find_
 
 MAX_LISTED = 5  # a message that names every layer of a network is not read
 MAX_SEED = 2**63 - 1  # what a torch.Generator takes on every device
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the work of a provider, as work of its own.
+
+    Attributes:
+        provider: Who does it.
+        request: What it is asked for.
+        share: How much of what it would do then belongs to the part, from 0 to 1.
+    """
+
+    provider: Provider
+    request: GenerationRequest
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,13 @@ class Provider(pydantic.BaseModel, ABC):
 
         The teacher arrives in eval mode with gradients switched off for its weights, on its own device.
         """
+
+    def phases(self, facts: ModelFacts, request: GenerationRequest) -> Sequence[Phase]:  # noqa: ARG002
+        """Take the work apart into phases whose steps each cost the same all along; an estimate tries a few of each.
+
+        Override it for a method whose later steps do more than its first.
+        """
+        return [Phase(self, request)]
 
     def source(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> BatchSource | None:  # noqa: ARG002
         """Give batches for fine-tuning that adapt to the student; None when all images are made beforehand."""

@@ -26,7 +26,7 @@ Deviations from the released code:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfq_plugin.errors import UnsupportedModelError
-from dfq_plugin.providers.base import GenerationRequest, cited
+from dfq_plugin.providers.base import GenerationRequest, Phase, cited
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.augment import jitter
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
@@ -189,6 +189,18 @@ class DeepInversion(BatchNormProvider):
             result = optimise_pixels(self.pixel_settings(facts), request, like, start)
         labels = result.labels if self.classification_weight else None
         return SyntheticSet(result.images, labels, None, self.provenance(facts, request, curves=result.curves))
+
+    def phases(self, facts: ModelFacts, request: GenerationRequest) -> Sequence[Phase]:  # noqa: ARG002
+        low = self.low_steps / self.steps
+        rival = 1.0 - max(low, self.first_rival_step / self.steps)
+        alone = self.model_copy(update={"competition": 0.0})
+        at_once = {"low_resolution_share": 0.0, "competition_start": 0.0}
+        parts = [
+            Phase(alone, request, low),
+            Phase(alone.model_copy(update=at_once), request, 1.0 - low - rival),
+            Phase(self.model_copy(update=at_once), request, rival),
+        ]
+        return [part for part in parts if part.share > 0]
 
     @property
     def low_steps(self) -> int:

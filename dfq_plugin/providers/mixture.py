@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dfq_plugin.errors import ConfigError
-from dfq_plugin.providers.base import GenerationRequest, Provider, cited
+from dfq_plugin.providers.base import GenerationRequest, Phase, Provider, cited
 from dfq_plugin.providers.registry import build_provider, register_provider
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts
@@ -78,19 +78,26 @@ class Mixture(Provider):
         """Changes when that of a part does."""
         return sum(part.build().revision for part in self.parts)
 
+    def phases(self, facts: ModelFacts, request: GenerationRequest) -> Sequence[Phase]:
+        return [phase for provider, own in self._shares(request) for phase in provider.phases(facts, own)]
+
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
-        sizes = divide([part.share for part in self.parts], request.num_samples)
-        made = [
-            part.build()(teacher, facts, replace(request, num_samples=size, seed=part_seed(request.seed, index)))
-            for index, (part, size) in enumerate(zip(self.parts, sizes, strict=True))
-            if size
-        ]
+        made = [provider(teacher, facts, own) for provider, own in self._shares(request)]
         return SyntheticSet(
             torch.cat([one.images for one in made]),
             _join(made, lambda one: one.labels),
             _join(made, lambda one: one.soft_labels),
             self.provenance(facts, request, parts=[_describe(one) for one in made]),
         )
+
+    def _shares(self, request: GenerationRequest) -> list[tuple[Provider, GenerationRequest]]:
+        """Every part that has an image to make, with what it is asked for."""
+        sizes = divide([part.share for part in self.parts], request.num_samples)
+        return [
+            (part.build(), replace(request, num_samples=size, seed=part_seed(request.seed, index)))
+            for index, (part, size) in enumerate(zip(self.parts, sizes, strict=True))
+            if size
+        ]
 
 
 def divide(shares: Sequence[float], total: int) -> list[int]:

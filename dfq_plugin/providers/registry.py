@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -106,6 +107,64 @@ def list_providers() -> list[ProviderInfo]:
     for point in _announced():
         listed.setdefault(point.name, ProviderInfo(point.name, "", "", online=False, module=point.module))
     return [listed[name] for name in sorted(listed)]
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """One setting of a provider: what it is, what it is when nothing is said, and where that value comes from."""
+
+    name: str
+    default: Any
+    description: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ProviderDescription:
+    """A provider with all its settings."""
+
+    info: ProviderInfo
+    summary: str
+    settings: tuple[SettingInfo, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the description as plain data."""
+        return {**asdict(self.info), "summary": self.summary, "settings": [asdict(each) for each in self.settings]}
+
+    def to_text(self) -> str:
+        """Lay the description out for people."""
+        lines = [f"{self.info.name}: {self.info.paper or self.summary}", f"needs: {self.info.needs}", ""]
+        for each in self.settings:
+            lines.append(f"{each.name} = {json.dumps(each.default)}")
+            lines.append(f"    {each.description} [{each.source}]")
+        return "\n".join(lines)
+
+
+def describe_provider(name: str) -> ProviderDescription:
+    """Tell what there is to set in a provider.
+
+    Raises:
+        ConfigError: There is no such provider.
+    """
+    cls = get_provider(name)
+    info = ProviderInfo(cls.name, cls.paper, cls.needs, cls.online, cls.__module__)
+    usual = _defaults(cls)
+    settings = []
+    for key, field in cls.model_fields.items():
+        extra = field.json_schema_extra
+        source = extra.get("source", "") if isinstance(extra, dict) else ""
+        settings.append(SettingInfo(key, usual.get(key), field.description or "", str(source)))
+    return ProviderDescription(info, (cls.__doc__ or "").strip().split("\n")[0], tuple(settings))
+
+
+def _defaults(cls: type[Provider]) -> Mapping[str, Any]:
+    """The defaults of a provider, presets filled in; nothing of one that cannot do without being told something."""
+    try:
+        values: Mapping[str, Any] = cls().model_dump(mode="json")
+    except pydantic.ValidationError:
+        schema = cls.model_json_schema()["properties"]
+        return {key: part.get("default", "required") for key, part in schema.items()}
+    return values
 
 
 def build_provider(name: str, params: Mapping[str, Any]) -> Provider:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.errors import ConfigError, InputError, UnsupportedModelError
@@ -17,15 +17,17 @@ from dfq_plugin.quantization.bits import summarise
 from dfq_plugin.quantization.checkpoint import load_student, save_student
 from dfq_plugin.quantization.equalization import equalize_all
 from dfq_plugin.quantization.extension import ensure_extension
+from dfq_plugin.quantization.ignored import operations_of_scopes
 from dfq_plugin.quantization.low_bit_step import LowBitStep
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.nncf_steps import run_pipeline
 from dfq_plugin.quantization.prepare import prepare
 from dfq_plugin.quantization.ranges import set_limits
+from dfq_plugin.quantization.reconstruction import bytes_an_image
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet
 
-__all__ = ["load_student", "quantize", "save_student"]
+__all__ = ["bytes_between_blocks", "load_student", "operations_of_scopes", "quantize", "save_student"]
 
 logger = logging.getLogger("nncf.dfq_plugin.quantize")
 
@@ -105,6 +107,12 @@ def _without_images(settings: QuantizeSettings, provider: str) -> QuantizeSettin
     if settings.activation_range == "auto":
         return settings.model_copy(update={"activation_range": "batchnorm"})
     return settings
+
+
+def bytes_between_blocks(teacher: nn.Module, example: Tensor) -> int:
+    """Memory that block reconstruction holds for each image; ``example`` is one, (1, C, H, W)."""
+    network = prepare(teacher, example)
+    return bytes_an_image(OperatorGraph.trace(network, example), network)
 
 
 def _cover_pixels(student: Student, pixel_range: tuple[float, float]) -> None:

@@ -7,6 +7,7 @@ really has afterwards is read back.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any, Literal
 from nncf.torch.quantization.layers import PTQuantizerSpec
 
 from dfq_plugin.config import QuantizeSettings
-from dfq_plugin.config.scopes import QuantizerGroup, match_scopes, split_quantizer_scope
+from dfq_plugin.config.scopes import QuantizerGroup, match_scopes, split_quantizer_scope, translate_scope
 from dfq_plugin.errors import ConfigError, InputError
 from dfq_plugin.files import read_json_object, whole_file
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite
 
 EIGHT = 8  # what NNCF places quantizers for
+BATCHNORM_CALL = re.compile(r"/batch_norm/\d+$")
 IMAGE_BITS = 8  # the network's input is an 8-bit image whatever the rest does
 
 
@@ -29,6 +31,7 @@ def plan_bits(
     layers: Sequence[ProductLayer],
     settings: QuantizeSettings,
     module_types: Mapping[str, str] | None = None,
+    folded: Mapping[str, str] | None = None,
 ) -> list[BitAssignment]:
     """Give every quantizer its bits.
 
@@ -41,13 +44,14 @@ def plan_bits(
         layers: the product layers in order of execution, at least one.
         settings: what was asked for.
         module_types: class name of each module by dotted name, for overrides in the naming of NNCF 2.x.
+        folded: the layers that BatchNorm layers were folded into, for overrides that name a BatchNorm.
 
     Raises:
         ConfigError: an override matches no quantizer.
         InputError: the file of an earlier plan cannot be read.
     """
     planned = {} if settings.bit_plan is None else read_plan(settings.bit_plan)
-    overrides = _resolve_overrides(sites, planned | settings.bit_overrides, module_types)
+    overrides = _resolve_overrides(sites, planned | settings.bit_overrides, module_types, folded or {})
     assignments = []
     for site in sites:
         requested = settings.weight_bits if site.kind == "weight" else settings.activation_bits or IMAGE_BITS
@@ -77,13 +81,17 @@ def _rule(
 
 
 def _resolve_overrides(
-    sites: Sequence[QuantizerSite], overrides: Mapping[str, int], module_types: Mapping[str, str] | None
+    sites: Sequence[QuantizerSite],
+    overrides: Mapping[str, int],
+    module_types: Mapping[str, str] | None,
+    folded: Mapping[str, str],
 ) -> dict[str, int]:
     """Bits by quantizer name; a later override wins over an earlier one."""
     resolved: dict[str, int] = {}
     inputs = [site.layer for site in sites if site.is_input]
     for key, bits in overrides.items():
         scope, group = split_quantizer_scope(key)
+        scope = behind_batchnorm(scope, folded)
         names = sorted({place for site in sites for place in _places(site, group)})
         matched = set(match_scopes([scope], names, module_types=module_types, inputs=inputs))
         hit = [site.name for site in sites if matched & set(_places(site, group))]
@@ -92,6 +100,11 @@ def _resolve_overrides(
             raise ConfigError(msg)
         resolved.update(dict.fromkeys(hit, bits))
     return resolved
+
+
+def behind_batchnorm(scope: str, folded: Mapping[str, str]) -> str:
+    """The layer that a BatchNorm was folded into, for a scope that names one; any other scope as it is."""
+    return folded.get(BATCHNORM_CALL.sub("", translate_scope(scope)), scope)
 
 
 def _places(site: QuantizerSite, group: QuantizerGroup | None) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from nncf.torch.quantization import extensions
 from dfq_plugin.errors import DFQError
 from dfq_plugin.files import whole_file
 from dfq_plugin.machine import (
+    BUILDING,
     FINISHED,
     FOLDER_VARIABLE,
     BuildTools,
@@ -167,7 +168,7 @@ def _clear_after_dead_build(folder: Path) -> None:
 
 def _note(folder: Path) -> Path:
     # Beside the lock, not in it: a file that another process has locked cannot be read on Windows.
-    return folder / "building.json"
+    return folder / BUILDING
 
 
 def _builder(folder: Path) -> str:

@@ -97,7 +97,8 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         images = torch.cat(list(self._dataset.get_inference_data()))
         channels, height, width = images.shape[1:]
         student = self.student(model.model, (channels, height, width))
-        planned = plan_bits(self.sites, self.layers, self._settings, self._graph.module_types)
+        types, folded = self._graph.module_types, self._graph.folded
+        planned = plan_bits(self.sites, self.layers, self._settings, types, folded)
         planned = choose_bits(student, self._graph, planned, images, self._settings.allocation)
         self.plan = [apply_bits(entry, quantizers[entry.name]) for entry in planned]
         self._fit_weights(model.model, quantizers)

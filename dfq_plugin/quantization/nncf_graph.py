@@ -47,12 +47,16 @@ class Body(nn.Module):
     Args:
         network: the network.
         decomposed: whether compound operators run as their parts.
+
+    Attributes:
+        folded: the layers that BatchNorm layers were folded into, both by name in the network, as ``layer1/0/conv1``.
     """
 
     def __init__(self, network: nn.Module, *, decomposed: bool = False) -> None:
         super().__init__()
         self.network = network
         self.decomposed = decomposed
+        self.folded: dict[str, str] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the network on ``images``, (N, C, H, W)."""
@@ -80,6 +84,7 @@ class OperatorGraph:
     def __init__(self, graph: NNCFGraph, body: Body) -> None:
         self._graph = graph
         self._network = body.network
+        self.folded = dict(body.folded)
 
     @classmethod
     def trace(cls, body: Body, example: Tensor) -> OperatorGraph:

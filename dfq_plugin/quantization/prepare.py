@@ -48,7 +48,7 @@ def prepare(teacher: nn.Module, example: Tensor) -> Body:
     return body
 
 
-def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[str]) -> bool:
+def _fold(body: Body, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[str]) -> bool:
     """Fold one BatchNorm into the layer it reads, where that layer has no other reader and both run once."""
     source = _through_reshapes(graph, batchnorm)
     weight, statistics = graph.parameters(source).get(1), graph.parameters(batchnorm)
@@ -57,7 +57,7 @@ def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: C
     layer_name, norm_name = _owner(weight), _owner(next(iter(statistics.values())))
     if runs[layer_name] != 1 or runs[norm_name] != 1:  # one that runs twice must keep its own weight
         return False
-    layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
+    layer, norm = body.get_submodule(layer_name), body.get_submodule(norm_name)
     if not isinstance(norm, _BatchNorm) or weight != f"{layer_name}.weight":
         return False
     affine, rest = _affine(norm), _rest(norm, graph.output_shape(batchnorm))
@@ -66,7 +66,8 @@ def _fold(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNode, runs: C
     if isinstance(layer, _Convolution) or (isinstance(layer, nn.Linear) and _is_matrix(graph, batchnorm)):
         transposed = source.node_type.startswith("conv_transpose")
         layer.weight, layer.bias = _fused(layer, *affine, transposed=transposed)
-        network.set_submodule(norm_name, rest)
+        body.set_submodule(norm_name, rest)
+        body.folded[_scope(norm_name)] = _scope(layer_name)
         return True
     return False
 
@@ -148,6 +149,11 @@ def _fused(
         bias = shift if layer.bias is None else shift + layer.bias.double() * factor
         dtype = layer.weight.dtype
     return nn.Parameter(weight.to(dtype), requires_grad=False), nn.Parameter(bias.to(dtype), requires_grad=False)
+
+
+def _scope(module: str) -> str:
+    """The scope of a module of a ``Body``, as it would be without the body around it."""
+    return module.removeprefix("network.").replace(".", "/")
 
 
 def _owner(parameter_name: str) -> str:

@@ -29,9 +29,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfq_plugin.config.quantize_settings import ReconstructionSettings
 from dfq_plugin.errors import InputError
@@ -82,6 +83,12 @@ def reconstruct(student: Student, graph: OperatorGraph, images: Tensor, settings
                 raise InputError(msg)
             logger.debug("Block %s to %s: relative error %.4f", block.entry, block.exit, error)
     logger.info("Reconstructed %d blocks: relative error of the output %.4f", len(blocks), error)
+
+
+def bytes_an_image(graph: OperatorGraph, network: nn.Module) -> int:
+    """Memory that is held for each image while blocks are reconstructed: three tensors at the largest place between."""
+    sizes = [prod(graph.output_shape(graph.node(block.exit))[1:]) for block in find_blocks(graph, network)]
+    return 3 * 4 * max(sizes, default=0)
 
 
 @torch.no_grad()

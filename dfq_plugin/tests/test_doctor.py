@@ -26,8 +26,9 @@ HEALTHY = Diagnosis(
     memory=Memory(total=16 * GIB, available=8 * GIB),
     gpus=(),
     tools=BuildTools("/bin/ninja", "c++", "Python.h", None),
-    extension=Extension(built=True, folder="/cache/ext"),
+    extension=Extension("built", folder="/cache/ext"),
     missing_extras={"vision": (), "report": ()},
+    features={"quantizing": (), "MLflow": ("mlflow",)},
     caches={"/cache/sets": 1024},
 )
 
@@ -65,13 +66,13 @@ def test_not_known_instructions_are_said_to_be_so() -> None:
 def test_missing_compiler_is_an_error_only_when_kernels_are_not_built() -> None:
     without = BuildTools("/bin/ninja", None, "Python.h", None)
     assert problems(tools=without) == []
-    (found,) = problems(tools=without, extension=Extension(built=False, folder="/cache/ext"))
+    (found,) = problems(tools=without, extension=Extension("missing", folder="/cache/ext"))
     assert found.level == "error"
     assert "C++ compiler" in found.advice
 
 
 def test_kernels_to_be_built_are_no_problem() -> None:
-    found = judged(extension=Extension(built=False, folder="/cache/ext"))
+    found = judged(extension=Extension("missing", folder="/cache/ext"))
     assert any("will be built on first use" in finding.what for finding in found)
 
 

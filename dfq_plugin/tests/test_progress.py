@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from dfq_plugin import progress
-from dfq_plugin.progress import track
+from dfq_plugin.progress import track, watch_loops
 
 
 @pytest.fixture
@@ -83,3 +84,66 @@ def test_bar_is_for_terminals_outside_ci(
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     monkeypatch.setenv("CI", in_ci)
     assert progress.on_terminal() is bar
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    hand = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("time.perf_counter", lambda: hand.now)
+    return hand
+
+
+def test_log_of_a_long_loop_says_now_and_then_how_much_is_left(
+    log: pytest.LogCaptureFixture, clock: SimpleNamespace
+) -> None:
+    for _ in track(4, "Optimising"):
+        clock.now += 40.0
+    assert log.messages[1] == "Optimising: 2 of 4, about 1 min 20 s left"
+    assert len(log.messages) == 3
+
+
+class TestWatching:
+    def test_tells_steps_and_seconds_and_stays_quiet(
+        self, log: pytest.LogCaptureFixture, clock: SimpleNamespace
+    ) -> None:
+        with watch_loops() as watch:
+            for step in track(3, "Optimising"):
+                clock.now += 10.0 if step == 0 else 2.0
+        (loop,) = watch.loops
+        assert (loop.description, loop.total, loop.done, loop.seconds) == ("Optimising", 3, 3, 14.0)
+        assert loop.step_s == 2.0  # the first step is another matter
+        assert log.messages == []
+
+    def test_leaves_a_loop_after_two_steps_and_the_time(self, clock: SimpleNamespace) -> None:
+        taken, after = [], []
+        with watch_loops(stop_after_s=5.0) as watch:
+            for step in track(1000, "Optimising"):
+                clock.now += 3.0
+                taken.append(step)
+            after.append("never")
+        assert (taken, after) == ([0, 1], [])
+        assert (watch.loops[0].total, watch.loops[0].step_s) == (1000, 3.0)
+
+    def test_one_slow_step_is_not_enough(self, clock: SimpleNamespace) -> None:
+        with watch_loops(stop_after_s=5.0) as watch:
+            for _ in track(1000, "Optimising"):
+                clock.now += 60.0
+        assert watch.loops[0].done == 2
+
+    def test_is_over_after_the_block(self, log: pytest.LogCaptureFixture) -> None:
+        with watch_loops(stop_after_s=0.0):
+            list(track(5, "Optimising"))
+        assert list(track(3, "Reading")) == [0, 1, 2]
+        assert log.messages[0] == "Reading: 0 of 3"
+
+    def test_lets_errors_through(self) -> None:
+        with pytest.raises(KeyError), watch_loops(stop_after_s=0.0):
+            raise KeyError
+        assert track.watch is None
+
+    def test_counts_steps_that_are_taken_together(self, clock: SimpleNamespace) -> None:
+        with watch_loops() as watch, track(12, "Blocks") as progress:
+            for _ in range(3):
+                clock.now += 8.0
+                progress.advance(4)
+        assert watch.loops[0].step_s == 2.0

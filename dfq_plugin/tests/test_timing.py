@@ -65,3 +65,19 @@ def test_peak_memory_of_this_process_is_plausible() -> None:
 def test_peak_memory_is_not_known_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert peak_memory_bytes() is None
+
+
+def test_log_has_one_line_for_each_stage(caplog: pytest.LogCaptureFixture, clock: SimpleNamespace) -> None:
+    watch = Stopwatch()
+
+    def fail() -> None:
+        with watch.stage("validate"):
+            clock.now += 2.0
+            raise ZeroDivisionError
+
+    with caplog.at_level("INFO", logger="nncf.dfq_plugin.progress"):
+        with watch.stage("export"):
+            clock.now += 61.0
+        with pytest.raises(ZeroDivisionError):
+            fail()
+    assert caplog.messages == ["Stage export: done in 1 min 1 s", "Stage validate: stopped after 2.0 s"]

@@ -23,6 +23,7 @@ from dfq_plugin.validation.integer_reference import IntegerReference, open_refer
 from dfq_plugin.validation.library import MOVEMENT
 from dfq_plugin.validation.runtime import load_proto, open_session, run
 
+BATCH = 4  # images run at a time; bounds memory
 CODE_MAKERS = MOVEMENT | {"Clip", "Concat", "Max", "MaxPool", "Min", "Resize"}  # make codes when they read codes
 RENAMED = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})  # the same codes in the same order
 
@@ -57,7 +58,7 @@ def compare(
     path: str | Path,
     images: npt.NDArray[np.float32],
     min_codes: int,
-    batch_size: int = 4,
+    batch_size: int = BATCH,
     *,
     tolerance: int = 0,
     in_float: Collection[str] = (),

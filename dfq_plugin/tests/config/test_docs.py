@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from dfq_plugin.config import json_schema, load_config
 from dfq_plugin.config.base import Settings
-from dfq_plugin.config.legacy import OTHER_ALGORITHMS
+from dfq_plugin.config.legacy_removed import OTHER_ALGORITHMS
 from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
 from dfq_plugin.config.problems import allowed, places_of_keys
 from dfq_plugin.config.schema import Config

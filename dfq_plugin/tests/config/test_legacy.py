@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dfq_plugin.config import load_config
-from dfq_plugin.config.legacy import OTHER_ALGORITHMS, SCRIPT_KEYS
+from dfq_plugin.config.legacy_removed import OTHER_ALGORITHMS, SCRIPT_KEYS
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.tests.config.samples import BASE, levels_at, load, problem, value_of
 

@@ -25,8 +25,8 @@ MAPPED = [
     ({"activations": {"per_channel": False}}, "/activations/per_channel", "quantize.activation_bits", 8),
     ({"weights": {"logarithm_scale": False}}, "/weights/logarithm_scale", "quantize.weight_bits", 8),
     ({"ignored_scopes": CONV}, "/ignored_scopes", "quantize.ignored_scopes.names", ["body/0/conv2d/0"]),
-    ({"ignored_scopes": ["{re}head"]}, "/ignored_scopes", "quantize.ignored_scopes.patterns", [".*(?:head)"]),
-    ({"ignored_scopes": ["Net/A[b]"]}, "/ignored_scopes", "quantize.ignored_scopes.patterns", ["b/"]),
+    ({"ignored_scopes": ["{re}head"]}, "/ignored_scopes/0", "quantize.ignored_scopes.patterns", [".*(?:head)"]),
+    ({"ignored_scopes": ["Net/A[b]"]}, "/ignored_scopes/0", "quantize.ignored_scopes.patterns", ["b/"]),
     ({"validate_scopes": False}, "/validate_scopes", "quantize.ignored_scopes.validate_scopes", False),
     (
         {"scope_overrides": {"weights": {"{re}head": {"bits": 4}}}},
@@ -84,6 +84,21 @@ def test_field_is_mapped(fields: dict[str, Any], pointer: str, name: str, expect
         ({"weights": {"per_channel": False}}, "/weights/per_channel", "approximated"),
         ({"activations": {"per_channel": True}}, "/activations/per_channel", "approximated"),
         ({"activations": {"logarithm_scale": True}}, "/activations/logarithm_scale", "ignored"),
+        (
+            {"scope_overrides": {"weights": {"c": {"mode": "asymmetric"}}}},
+            "/scope_overrides/weights/c/mode",
+            "approximated",
+        ),
+        (
+            {"scope_overrides": {"activations": {"c": {"per_channel": True}}}},
+            "/scope_overrides/activations/c/per_channel",
+            "approximated",
+        ),
+        (
+            {"scope_overrides": {"activations": {"c": {"signed": True}}}},
+            "/scope_overrides/activations/c/signed",
+            "approximated",
+        ),
         ({"activations": {"unified_scale_ops": [["a", "b"]]}}, "/activations/unified_scale_ops", "ignored"),
         ({"weights": {"validate_scopes": True}}, "/weights/validate_scopes", "ignored"),
         ({"export_to_onnx_standard_ops": False}, "/export_to_onnx_standard_ops", "ignored"),
@@ -147,8 +162,6 @@ def test_search_option_is_ignored_with_a_note_when_precision_is_manual(field: st
 @pytest.mark.parametrize(
     ("fields", "pointer", "way_out"),
     [
-        ({"initializer": {"precision": {"type": "hawq"}}}, "/initializer/precision/type", "use type 'manual'"),
-        ({"initializer": {"precision": {"type": "autoq"}}}, "/initializer/precision/type", "use type 'manual'"),
         ({"weights": {"bits": 1}}, "/weights/bits", "expected an integer from 2 to 8"),
         ({"activations": {"bits": 16}}, "/activations/bits", "expected an integer from 2 to 8"),
         ({"weights": {"ignored_scopes": ["a"]}}, "/weights/ignored_scopes", "in /compression/ignored_scopes"),
@@ -156,20 +169,11 @@ def test_search_option_is_ignored_with_a_note_when_precision_is_manual(field: st
         ({"activations": {"target_scopes": "a"}}, "/activations/target_scopes", "in /compression/target_scopes"),
         ({"target_scopes": "{re}a"}, "/target_scopes", "say what to leave out in ignored_scopes"),
         (
-            {"scope_overrides": {"weights": {"c": {"mode": "asymmetric"}}}},
-            "/scope_overrides/weights/c/mode",
-            "set it for all weights",
+            {"scope_overrides": {"activations": {"c": {"mode": "asymmetric"}}}},
+            "/scope_overrides/activations/c/mode",
+            "set it for all activations",
         ),
-        (
-            {"scope_overrides": {"activations": {"c": {"per_channel": True}}}},
-            "/scope_overrides/activations/c/per_channel",
-            "only bits are",
-        ),
-        (
-            {"scope_overrides": {"activations": {"c": {"signed": True}}}},
-            "/scope_overrides/activations/c/signed",
-            "only bits are",
-        ),
+        ({"quantize_patterns": [["1 cat"]]}, "/quantize_patterns", "delete it"),
         (
             {"scope_overrides": {"weights": {"c": {"initializer": {"range": {"type": "min_max"}}}}}},
             "/scope_overrides/weights/c/initializer/range",

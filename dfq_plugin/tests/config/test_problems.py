@@ -111,11 +111,11 @@ def test_all_problems_are_told_at_once() -> None:
     compression = {
         "algorithm": "quantization",
         "target_scopes": "{re}a",
-        "initializer": {"precision": {"type": "hawq"}},
+        "initializer": {"range": {"num_init_samples": 0}},
     }
     message = problem(compression=compression, quantize={"weight_bits": 9}, xyz=1)
     assert message.startswith("config: 4 problems\n  /compression/target_scopes: ")
-    assert all(text in message for text in ("/initializer/precision/type", "/quantize/weight_bits", "/xyz"))
+    assert all(text in message for text in ("/range/num_init_samples", "/quantize/weight_bits", "/xyz"))
 
 
 def test_consequences_of_a_problem_are_not_told() -> None:

@@ -241,3 +241,16 @@ class TestSummary:
         assert summarise([BitAssignment("n", "weight", "fc", 4, 4, "requested")]) == (
             "weight quantizers: 1 x 4 bit (requested)"
         )
+
+
+@pytest.mark.parametrize(
+    "scope",
+    ["block/norm/batch_norm/0|OUTPUT", "Net/Block[block]/NNCFBatchNorm2d[norm]/batch_norm_0|OUTPUT", "block/norm"],
+)
+def test_override_of_a_folded_batchnorm_is_one_of_the_layer_it_went_into(scope: str) -> None:
+    full = QuantizeSettings.model_validate({"bit_overrides": {scope: 2}})
+    entries = plan_bits(SITES, LAYERS, full, MODULE_TYPES, {"block/norm": "block/0"})
+    found = [(entry.layer, entry.kind) for entry in entries if entry.applied == 2]
+    assert ("block/0/relu/0", "activation") in found
+    with pytest.raises(ConfigError, match="matches no quantizer"):
+        plan_bits(SITES, LAYERS, full, MODULE_TYPES)
