@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dfq_plugin.report.content import Report
-from dfq_plugin.report.markdown import quality_rows
-from dfq_plugin.report.sections import flatten
+from dfq_plugin.report.markdown import count_float_operators, quality_rows
+from dfq_plugin.report.sections import LayerRow, flatten
 from dfq_plugin.report.verdict import judge
 from dfq_plugin.wording import (
     UNKNOWN,
@@ -25,6 +25,7 @@ from dfq_plugin.wording import (
 
 Mark = Literal["", "better", "worse", "differs"]
 Better = Literal["higher", "lower", "neither"]
+Pair = tuple[float | None, float | None]
 SAME_TIME = 0.1  # times that differ by less than this share of the longer are the same time
 SAME_DECIBELS = 0.1
 
@@ -100,17 +101,15 @@ def _verdict(left: Report, right: Report) -> Iterator[Row]:
 
 def _quality(left: Report, right: Report) -> Group:
     ours, theirs = ({row["name"]: row for row in quality_rows(report)} for report in (left, right))
+    images = (left.measured_on.get("agreement", UNKNOWN), right.measured_on.get("agreement", UNKNOWN))
     rows = []
     for name in dict.fromkeys([*ours, *theirs]):
         for measure, (words, say, better) in MEASURES.items():
-            values = [of.get(name, {}).get(measure) for of in (ours, theirs)]
-            if values != [None, None]:
-                rows.append(_number(f"{name}: {words}", *values, say, better))
-    if rows:
-        rows.insert(
-            0, _plain("measured on", *(report.measured_on.get("agreement", UNKNOWN) for report in (left, right)))
-        )
-    return Group("Accuracy and agreement", tuple(rows), _warn(left, right, "agreement"))
+            pair: Pair = ours.get(name, {}).get(measure), theirs.get(name, {}).get(measure)
+            if pair != (None, None):
+                rows.append(_number(f"{name}: {words}", pair, say, better))
+    head = [_plain("measured on", *images)] if rows else []
+    return Group("Accuracy and agreement", (*head, *rows), _warn(left, right, "agreement"))
 
 
 def _warn(left: Report, right: Report, measured: str) -> str:
@@ -121,7 +120,7 @@ def _warn(left: Report, right: Report, measured: str) -> str:
 
 def _figures(left: Report, right: Report, figures: tuple[Figure, ...]) -> Iterator[Row]:
     for section, key, words, say, better in figures:
-        yield _number(words, getattr(left, section)[key], getattr(right, section)[key], say, better)
+        yield _number(words, (getattr(left, section)[key], getattr(right, section)[key]), say, better)
 
 
 def _latency(left: Report, right: Report) -> Iterator[Row]:
@@ -129,9 +128,8 @@ def _latency(left: Report, right: Report) -> Iterator[Row]:
     ours, theirs = left.latency_ms, right.latency_ms
     yield Row("float file, time per image", say_milliseconds(ours["float"]), say_milliseconds(theirs["float"]))
     yield Row("integer file, time per image", say_milliseconds(ours["integer"]), say_milliseconds(theirs["integer"]))
-    gains = [_gain(pair["float"], pair["integer"]) for pair in (ours, theirs)]
-    margin = SAME_TIME * max(gain or 0.0 for gain in gains)
-    yield _number("speed-up", *gains, lambda gain: say_ratio(gain, 1.0), "higher", margin=margin)
+    gains = _gain(ours["float"], ours["integer"]), _gain(theirs["float"], theirs["integer"])
+    yield _number("speed-up", gains, lambda gain: say_ratio(gain, 1.0), "higher", _share_of(gains))
 
 
 def _gain(before: float | None, after: float | None) -> float | None:
@@ -143,16 +141,19 @@ def _layers(left: Report, right: Report) -> list[Row]:
     ours, theirs = ({row["layer"]: row for row in report.layers} for report in (left, right))
     rows = []
     for layer in dict.fromkeys([*ours, *theirs]):
-        pair = ours.get(layer), theirs.get(layer)
-        ratios = [None if row is None else row["input_sqnr_db"] for row in pair]
-        bits = [None if row is None else (row["weight_bits"], row["input_bits"]) for row in pair]
-        same = bits[0] == bits[1] and _equal(*ratios, SAME_DECIBELS)
-        mark: Mark = "" if same else _direction(*ratios, "higher", SAME_DECIBELS) or "differs"
-        rows.append((_change(*ratios), Row(layer, *(_say_layer(row) for row in pair), mark)))
+        one, other = ours.get(layer), theirs.get(layer)
+        ratios = one and one["input_sqnr_db"], other and other["input_sqnr_db"]
+        same = _bits(one) == _bits(other) and _equal(ratios, SAME_DECIBELS)
+        mark: Mark = "" if same else _direction(ratios, "higher", SAME_DECIBELS) or "differs"
+        rows.append((_change(ratios), Row(layer, _say_layer(one), _say_layer(other), mark)))
     return [row for _, row in sorted(rows, key=lambda entry: -entry[0])]
 
 
-def _say_layer(row: Mapping[str, Any] | None) -> str:
+def _bits(row: LayerRow | None) -> tuple[int | None, int | None] | None:
+    return None if row is None else (row["weight_bits"], row["input_bits"])
+
+
+def _say_layer(row: LayerRow | None) -> str:
     if row is None:
         return UNKNOWN
     weight, activation = (bits or "float" for bits in (row["weight_bits"], row["input_bits"]))
@@ -160,18 +161,18 @@ def _say_layer(row: Mapping[str, Any] | None) -> str:
 
 
 def _float_operators(left: Report, right: Report) -> Iterator[Row]:
-    ours, theirs = ({node["name"]: node for node in report.census["float_nodes"]} for report in (left, right))
-    for name in dict.fromkeys([*ours, *theirs]):
-        said = [f"{of[name]['op_type']}: {of[name]['reason']}" if name in of else UNKNOWN for of in (ours, theirs)]
-        yield _plain(name, *said)
+    ours, theirs = dict(count_float_operators(left)), dict(count_float_operators(right))
+    for kind, reason in dict.fromkeys([*ours, *theirs]):
+        counts = ours.get((kind, reason), 0), theirs.get((kind, reason), 0)
+        yield _number(f"{kind}: {reason}", counts, say_count, "lower")
 
 
 def _cost(left: Report, right: Report) -> Iterator[Row]:
-    totals = [sum(report.timings_s.values()) or None for report in (left, right)]
-    yield _time("all stages", *totals)
+    totals = sum(left.timings_s.values()) or None, sum(right.timings_s.values()) or None
+    yield _time("all stages", totals)
     for stage in dict.fromkeys([*left.timings_s, *right.timings_s]):
-        yield _time(stage, left.timings_s.get(stage), right.timings_s.get(stage))
-    yield _number("peak memory", left.peak_memory_bytes, right.peak_memory_bytes, say_bytes, "neither")
+        yield _time(stage, (left.timings_s.get(stage), right.timings_s.get(stage)))
+    yield _number("peak memory", (left.peak_memory_bytes, right.peak_memory_bytes), say_bytes, "neither")
 
 
 def _unlike(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[Row]:
@@ -186,39 +187,37 @@ def _plain(label: str, left: str, right: str) -> Row:
     return Row(label, left, right, "" if left == right else "differs")
 
 
-def _number(
-    label: str,
-    left: float | None,
-    right: float | None,
-    say: Callable[[Any], str],
-    better: Better,
-    *,
-    margin: float = 0.0,
-) -> Row:
-    said = say(left), say(right)
+def _number(label: str, pair: Pair, say: Callable[[Any], str], better: Better, margin: float = 0.0) -> Row:
+    left, right = map(say, pair)
     # What reads the same is the same: nobody can tell 90.001 from 90.002 here.
-    if said[0] == said[1] or (left is not None and right is not None and _equal(left, right, margin)):
-        return Row(label, *said)
-    return Row(label, *said, _direction(left, right, better, margin) or "differs")
+    same = left == right or (None not in pair and _equal(pair, margin))
+    return Row(label, left, right, "" if same else _direction(pair, better, margin) or "differs")
 
 
-def _time(label: str, left: float | None, right: float | None) -> Row:
-    return _number(label, left, right, say_seconds, "lower", margin=SAME_TIME * max(left or 0.0, right or 0.0))
+def _time(label: str, pair: Pair) -> Row:
+    return _number(label, pair, say_seconds, "lower", _share_of(pair))
 
 
-def _direction(left: float | None, right: float | None, better: Better, margin: float) -> Mark:
-    if better == "neither" or left is None or right is None or _equal(left, right, margin):
+def _share_of(pair: Pair) -> float:
+    return SAME_TIME * max(value or 0.0 for value in pair)
+
+
+def _direction(pair: Pair, better: Better, margin: float) -> Mark:
+    left, right = pair
+    if better == "neither" or left is None or right is None or _equal(pair, margin):
         return ""
     return "better" if (right > left) == (better == "higher") else "worse"
 
 
-def _equal(left: float | None, right: float | None, margin: float) -> bool:
+def _equal(pair: Pair, margin: float) -> bool:
+    left, right = pair
     if left is None or right is None:
         return left is right
     return left == right or abs(right - left) <= margin
 
 
-def _change(left: float | None, right: float | None) -> float:
+def _change(pair: Pair) -> float:
+    left, right = pair
     if left is None or right is None:
         return -1.0 if left is right else math.inf
     return 0.0 if left == right else abs(right - left)

@@ -125,7 +125,8 @@ class Report:
                 check_keys(name, row, kind)
         for name in ("accuracy", "agreement"):
             _check_percentages(name, getattr(self, name))
-            _check_percentages("baselines", {key: row[name] for key, row in self.baselines.items()})
+        _check_percentages("baselines", {key: row["accuracy"] for key, row in self.baselines.items()})
+        _check_percentages("baselines", {key: row["agreement"] for key, row in self.baselines.items()})
         _check_measured_on(self)
 
     def to_json(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dfq_plugin.report.sections import MatchRow
 
 NAMED_LAYERS = 40  # above this, bars are too many for names
 LOGARITHMIC = 30  # values that span more than this factor
-CHARACTER, NUMBER, FOOT, LINE = 0.078, 5, 0.5, 0.2  # inches; a number on an axis has about five characters
+CHARACTER, NUMBER, FOOT, LINE = 0.078, 6, 0.5, 0.2  # inches; a number on an axis has about six characters
 Points = tuple[Sequence[float], Sequence[float | None]]
 
 
@@ -27,7 +27,7 @@ class Look:
     Attributes:
         width: Inches.
         dpi: Pixels an inch.
-        longest_name: Characters of a layer's name; longer ones lose their middle.
+        longest_name: Characters of a layer's name; longer ones lose their beginning.
     """
 
     width: float
@@ -54,6 +54,8 @@ def draw_curves(curves: Mapping[str, Points], xlabel: str, look: Look) -> bytes:
         marker = "o" if len(finite) < 3 else None  # one or two values make no visible line
         axes.plot(list(places), finite, marker=marker, lw=1.6, label=name, color=_colour(index))
     _maybe_logarithmic(axes, [value for _, values in curves.values() for value in values])
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own puts a common factor where the legend is
     axes.set_xlabel(xlabel)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9 if look.width > 5 else 5, integer=True))
     return _finish(axes, look)
@@ -112,8 +114,7 @@ def _name_layers(axes: Axes, layers: Sequence[str], what: str, look: Look) -> No
 
 
 def _shorten(name: str, longest: int) -> str:
-    half = (longest - 1) // 2
-    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"  # names differ at their end
 
 
 def _maybe_logarithmic(axes: Axes, values: Sequence[float | None], *, across: bool = False) -> None:
@@ -123,7 +124,7 @@ def _maybe_logarithmic(axes: Axes, values: Sequence[float | None], *, across: bo
 
 
 def _of(row: MatchRow, kind: str) -> float | None:
-    found: float | None = row[kind]  # type: ignore[literal-required] - its keys, in a loop
+    found: float | None = dict(row)[kind]  # type: ignore[assignment]
     return found
 
 
@@ -169,11 +170,12 @@ def _columns(legend: Sequence[str], look: Look) -> int:
 
 
 def _finish(axes: Axes, look: Look) -> bytes:
-    figure, (handles, names) = axes.figure, axes.get_legend_handles_labels()
+    figure, (handles, names) = axes.get_figure(root=True), axes.get_legend_handles_labels()
+    if figure is None:  # never: the axes were made in one
+        return b""
     if names:
-        columns = _columns(names, look)
-        place = {"loc": "upper left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
-        figure.legend(handles, names, frameon=False, labelcolor=INK, fontsize=9, ncols=columns, **place)
+        style = {"frameon": False, "labelcolor": INK, "fontsize": 9, "ncols": _columns(names, look)}
+        figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, **style)
     png = io.BytesIO()
     figure.savefig(png, format="png", transparent=True)
     return png.getvalue()

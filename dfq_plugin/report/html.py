@@ -12,11 +12,12 @@ from dfq_plugin.report.contact_sheet import count_shown, draw_contact_sheet
 from dfq_plugin.report.content import MEASURED, Report
 from dfq_plugin.report.curves import Panel, finetune_panels, synthesis_panels
 from dfq_plugin.report.figures import draw_curves, draw_match, draw_sqnr
-from dfq_plugin.report.markdown import count_bits, match_means, quality_rows
+from dfq_plugin.report.markdown import count_bits, count_float_operators, match_means, quality_rows
 from dfq_plugin.report.pages import in_both_looks, template, uri
 from dfq_plugin.report.pictures import Pictures
 from dfq_plugin.report.sections import flatten
 
+SHOWN_ROWS = 12  # of a table; the rest is folded away
 TITLES = {
     "quality": "Accuracy",
     "layers": "Layers",
@@ -52,6 +53,8 @@ def render_html(report: Report, pictures: Pictures | None = None) -> str:
         quality=quality_rows(report),
         bits_summary=[(kind, bits, count) for (kind, bits), count in count_bits(report)],
         layers=sorted(report.layers, key=lambda row: _noisiest_first(row["input_sqnr_db"])),
+        shown=SHOWN_ROWS,
+        float_operators=count_float_operators(report),
         quantizers=_quantizers(report),
         sqnr=in_both_looks(lambda look: draw_sqnr({"": report.sqnr_db}, look)) if report.sqnr_db else None,
         sheet=sheet_of(pictures),
@@ -119,14 +122,11 @@ def _noisiest_first(decibels: float | None) -> tuple[bool, float]:
 
 def drawn(panels: Sequence[Panel]) -> list[dict[str, Any]]:
     """Panels with their pictures, as a template takes them."""
-    return [
-        {
-            "title": panel.title,
-            "remark": panel.remark,
-            "looks": in_both_looks(lambda look, panel=panel: draw_curves(panel.curves, panel.xlabel, look)),
-        }
-        for panel in panels
-    ]
+    return [{"title": panel.title, "remark": panel.remark, "looks": _in_both_looks(panel)} for panel in panels]
+
+
+def _in_both_looks(panel: Panel) -> dict[str, str]:
+    return in_both_looks(lambda look: draw_curves(panel.curves, panel.xlabel, look))
 
 
 def sheet_of(pictures: Pictures | None) -> list[dict[str, Any]]:

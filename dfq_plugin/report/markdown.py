@@ -72,8 +72,8 @@ def _integer_kernels(report: Report) -> Iterator[str]:
         yield plain_text(report.evidence)
     if report.census["float_nodes"]:
         yield "## Operators that run in float"
-        rows = [[node["name"], node["op_type"], node["reason"]] for node in report.census["float_nodes"]]
-        yield table(["operator", "type", "reason"], rows)
+        rows = [[kind, reason, say_count(count)] for (kind, reason), count in count_float_operators(report)]
+        yield table(["type", "reason", "how many"], rows)
 
 
 def _bits(report: Report) -> Iterator[str]:
@@ -90,7 +90,7 @@ def _bits(report: Report) -> Iterator[str]:
 
 def _synthesis(report: Report) -> Iterator[str]:
     rows = [
-        [f"loss '{name}' of {curves['provider']}", _say_change(values)]
+        [f"{curves['provider']}: {name}", _say_change(values)]
         for curves in report.synthesis_curves
         for name, values in curves["values"].items()
     ]
@@ -158,11 +158,16 @@ def count_bits(report: Report) -> list[tuple[tuple[str, int], int]]:
     return sorted(Counter((row["kind"], row["applied"]) for row in report.bits).items())
 
 
+def count_float_operators(report: Report) -> list[tuple[tuple[str, str], int]]:
+    """Count the operators in float of each type and reason, as ``((type, reason), count)``, the most first."""
+    return Counter((node["op_type"], node["reason"]) for node in report.census["float_nodes"]).most_common()
+
+
 def _measured_on(report: Report, *sections: str) -> Iterator[str]:
     for section in sections:
         if report.has_numbers(section):
-            label = section.removesuffix("_ms")
-            yield f"{label.capitalize()} measured on: {plain_text(report.measured_on[section])}"
+            label = {"latency_ms": "Latency", "sqnr_db": "Noise"}.get(section, section.capitalize())
+            yield f"{label} measured on: {plain_text(report.measured_on[section])}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,13 +10,10 @@ from dfq_plugin.wording import say_count, say_percent, say_points, say_ratio
 if TYPE_CHECKING:
     from dfq_plugin.report.content import Report
 
+MOST = 50.0  # percent
 Level = Literal["pass", "warn", "fail", "unknown"]
-ANSWERS: dict[Level, str] = {
-    "pass": "Deployable",
-    "warn": "Not proven",
-    "fail": "Not deployable",
-    "unknown": "Not examined",
-}
+DEPLOYABLE, UNLIKE, UNMEASURED = "Deployable", "Proven, but mostly unlike float", "Proven, but its quality is not known"
+NOT_PROVEN, NOT_DEPLOYABLE, NOT_EXAMINED = "Not proven", "Not deployable", "Not examined"
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,10 @@ class Verdict:
     """What to think of a result.
 
     Attributes:
-        level: ``pass``: every quantized layer runs on integers and that is proven; ``warn``: it is not known, or
-            nothing was compared; ``fail``: a quantized layer runs in float, or a code differs from the integer
-            reference; ``unknown``: the exported file was not examined.
+        level: ``pass``: every quantized layer runs on integers, that is proven, and the file mostly answers as the
+            float network; ``warn``: it mostly does not, or one of these things is not known; ``fail``: a quantized
+            layer runs in float, or a code differs from the integer reference; ``unknown``: the exported file was not
+            examined.
         answer: The level in a word or two.
         headline: The proof in one sentence.
         sentences: Quality, size and speed, as far as they were measured.
@@ -42,21 +40,25 @@ class Verdict:
 
 def judge(report: Report) -> Verdict:
     """Put a report into words."""
-    level = _level(report)
     headline = f"{_kernels(report)}{_proof(report)}."
-    return Verdict(level, ANSWERS[level], headline, _sentences(report), _evidence(report))
+    return Verdict(*_answer(report), headline, _sentences(report), _evidence(report))
 
 
-def _level(report: Report) -> Level:
+def _answer(report: Report) -> tuple[Level, str]:
     census, parity = report.census, report.parity
     asked = census.get("products_asked", 0)
     in_float = asked - min(asked, census.get("products_integer", 0))
     if parity["mismatches"] or parity.get("logits_equal") is False or in_float:
-        return "fail"
+        return "fail", NOT_DEPLOYABLE
     if not census["integer"] + census["float"]:
-        return "unknown"
+        return "unknown", NOT_EXAMINED
     # Without a count of the quantized layers, an operator in float may be one of them.
-    return "warn" if not parity["codes_compared"] or (census["float"] and not asked) else "pass"
+    if not parity["codes_compared"] or (census["float"] and not asked):
+        return "warn", NOT_PROVEN
+    agreement = report.agreement["onnx"]
+    if agreement is None and report.accuracy["onnx"] is None:
+        return "warn", UNMEASURED
+    return ("warn", UNLIKE) if agreement is not None and agreement < MOST else ("pass", DEPLOYABLE)
 
 
 def _kernels(report: Report) -> str:

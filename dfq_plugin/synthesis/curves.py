@@ -44,7 +44,7 @@ def find_curves(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     details = provenance.get("details") or {}
     curves = details.get("curves")
-    own = [{"provider": provenance["provider"], **curves}] if _are_curves(curves) else []
+    own = [{"provider": provenance["provider"], **dict(curves or {})}] if _are_curves(curves) else []
     inner = [details["chosen"]] if "chosen" in details else details.get("parts", ())
     return own + [found for part in inner if isinstance(part, Mapping) for found in find_curves(part)]
 

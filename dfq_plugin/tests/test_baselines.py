@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dfq_plugin import baselines
+from dfq_plugin import finetuning, quantization
 from dfq_plugin.baselines import baseline_sets, measure_baselines
 from dfq_plugin.config import Config, FinetuneSettings, load_config
 from dfq_plugin.errors import ConfigError, InputError
@@ -95,13 +95,11 @@ class TestMeasuring:
             seen["quantize"] = (network, images, settings, device)
             return teacher.network
 
-        def finetune(
-            _network: nn.Module, _student: nn.Module, images: SyntheticSet, settings: FinetuneSettings
-        ) -> None:
+        def learn(_network: nn.Module, _student: nn.Module, images: SyntheticSet, settings: FinetuneSettings) -> None:
             seen["finetune"] = (images, settings)
 
-        monkeypatch.setattr(baselines.quantization, "quantize", quantize)
-        monkeypatch.setattr(baselines.finetuning, "finetune", finetune)
+        monkeypatch.setattr(quantization, "quantize", quantize)
+        monkeypatch.setattr(finetuning, "finetune", learn)
         return seen
 
     def test_settings_are_those_of_the_student(self, teacher: Teacher, calls: dict[str, Any]) -> None:
@@ -135,7 +133,7 @@ class TestMeasuring:
             msg = "cross_entropy needs labels"
             raise InputError(msg)
 
-        monkeypatch.setattr(baselines.finetuning, "finetune", refuse)
+        monkeypatch.setattr(finetuning, "finetune", refuse)
         job = config("noise")
         evidence = LabelledImages(torch.randn(2, 3, 8, 8), None, "x")
         found = measure_baselines(job, teacher, baseline_sets(job, teacher), evidence)["noise"]

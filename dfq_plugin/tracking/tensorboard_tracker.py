@@ -18,14 +18,14 @@ class TensorBoardTracker:
     """Write event files into a folder, which becomes a run of that name."""
 
     def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(log_dir=str(folder), flush_secs=FLUSH_SECONDS)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(log_dir=str(folder), flush_secs=FLUSH_SECONDS)
 
     def scalars(self, points: Sequence[Point]) -> None:
         for name, value, step in points:
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def finish(self, report: Report, folder: Path) -> None:  # noqa: ARG002 - TensorBoard keeps no files
-        self._writer.add_text("report", render_markdown(report))  # type: ignore[no-untyped-call]
+        self._writer.add_text("report", render_markdown(report))
 
     def close(self, *, failed: bool) -> None:  # noqa: ARG002 - TensorBoard has no word for it
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

@@ -114,7 +114,7 @@ def test_layer_that_becomes_exact_is_better() -> None:
 def test_operators_in_float_of_either_run_are_listed() -> None:
     node = {"name": "softmax", "op_type": "Softmax", "reason": "kept"}
     rows = rows_of("Operators in float", census={"integer": 51, "float": 1, "float_nodes": [node]})
-    assert rows["softmax"] == Row("softmax", "–", "Softmax: kept", "differs")  # noqa: RUF001
+    assert rows["Softmax: kept"] == Row("Softmax: kept", "0", "1", "worse")
 
 
 @pytest.mark.parametrize(("seconds", "mark"), [(95.0, ""), (120.0, "worse"), (10.0, "better")])

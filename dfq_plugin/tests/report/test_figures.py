@@ -26,7 +26,11 @@ STEPS = [1.0, 2.0, 3.0]
 class TestCurves:
     @EVERY_LOOK
     def test_curves_are_drawn_with_holes_and_single_points(self, look: Look) -> None:
-        curves = {"a": (STEPS, [1.0, None, 0.001]), "b": ([1.0], [5.0]), "none": ([], [])}
+        curves: dict[str, tuple[list[float], list[float | None]]] = {
+            "a": (STEPS, [1.0, None, 0.001]),
+            "b": ([1.0], [5.0]),
+            "none": ([], []),
+        }
         assert pixels_of(draw_curves(curves, "epoch", look))[..., 3].max() == 1.0
 
     def test_narrow_plot_is_narrow(self) -> None:
@@ -77,5 +81,5 @@ class TestLayers:
 
 def blue_in(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where the first colour is."""
-    near: NDArray[np.bool_] = (np.abs(pixels[..., :3] - np.array([0x25, 0x63, 0xEB]) / 255) < 0.02).all(axis=-1)
-    return near & (pixels[..., 3] > 0.9)
+    distance = np.abs(pixels[..., :3] - np.array([0x25, 0x63, 0xEB]) / 255).max(axis=-1)
+    return np.logical_and(distance < 0.02, pixels[..., 3] > 0.9)

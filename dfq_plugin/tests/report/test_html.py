@@ -166,6 +166,19 @@ def test_quantizers_are_listed_with_the_noisiest_tensor_first_and_weights_last()
     assert words.index("3.0") < words.index("12.2") < words.index("weight")
 
 
+def test_many_layers_and_many_operators_in_float_are_folded_but_all_there() -> None:
+    layers = [
+        {"layer": f"layer{index}", "weight_bits": 8, "input_bits": 8, "input_sqnr_db": float(index)}
+        for index in range(20)
+    ]
+    nodes = [{"name": f"node{index}", "op_type": "Softmax", "reason": "no kernel"} for index in range(13)]
+    census = {"integer": 40, "float": 13, "float_nodes": nodes, "products_asked": 20, "products_integer": 20}
+    words = page(full_report(layers=layers, census=census)).words
+    assert words.index("layer11") < words.index("The other 8 layers") < words.index("layer12")
+    assert "Softmax no kernel 13" in " ".join(words.split())
+    assert all(f"node{index} " in words for index in range(13))
+
+
 def test_images_with_labels_stand_in_rows_of_their_class() -> None:
     shown = page(full_report(), torch.rand(7, 3, 8, 8), torch.tensor([4, 2, 4, 2, 4, 2, 2]))
     words = " ".join(shown.words.split())

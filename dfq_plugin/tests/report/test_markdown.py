@@ -13,7 +13,8 @@ def test_holds_every_figure_with_its_source() -> None:
     assert "| ONNX file (onnxruntime) | 70.25 % | 89.50 % |" in card
     assert "| Calibrated on 256 images: noise | 60.50 % | 71.25 % |" in card
     assert "| conv2 | 12.2 dB |\n| conv1 | 20.5 dB |\n| fc | exact |" in card
-    assert "| loss 'batchnorm' of intraq | 4 → 0.125 |" in card
+    assert "Noise measured on: 64 other synthetic images" in card
+    assert "| intraq: batchnorm | 4 → 0.125 |" in card
     assert "| the synthetic images: distance from the BatchNorm statistics | 0.5 |" in card
     assert "| fine-tuning: total | 3 → 0.01 |" in card
     assert "To do it again: `dfq run 'runs/my run/config.json'`" in card
@@ -33,9 +34,9 @@ def test_leaves_sections_out_when_they_are_empty() -> None:
 
 
 def test_lists_float_operators_with_their_reasons() -> None:
-    node = {"name": "a|b", "op_type": "Softmax", "reason": "not <exact>\non integers"}
-    card = render_markdown(full_report(census={"integer": 1, "float": 1, "float_nodes": [node]}))
-    assert "| a\\|b | Softmax | not &lt;exact> on integers |" in card
+    node = {"name": "a", "op_type": "Soft|max", "reason": "not <exact>\non integers"}
+    card = render_markdown(full_report(census={"integer": 1, "float": 2, "float_nodes": [node, node]}))
+    assert "| Soft\\|max | not &lt;exact> on integers | 2 |" in card
 
 
 def test_bits_are_counted_by_kind_and_applied_bits() -> None:

@@ -11,6 +11,20 @@ SOFTMAX = {"name": "softmax", "op_type": "Softmax", "reason": "kept in float"}
 NOT_COMPARED = {"codes_compared": 0, "mismatches": 0, "tensors": 0}
 
 
+@pytest.mark.parametrize(("agreement", "level"), [(50.0, "pass"), (49.9, "warn"), (0.0, "warn")])
+def test_warns_when_the_file_mostly_answers_otherwise_than_the_float_network(agreement: float, level: str) -> None:
+    verdict = judge(full_report(agreement={"student": None, "onnx": agreement}))
+    assert verdict.level == level
+    assert (verdict.answer == "Deployable") == (level == "pass")
+
+
+def test_warns_when_quality_was_not_measured() -> None:
+    nothing = {"student": None, "onnx": None}
+    report = full_report(agreement=nothing, accuracy={"teacher": None, **nothing}, baselines={})
+    verdict = judge(report)
+    assert (verdict.level, verdict.answer) == ("warn", "Proven, but its quality is not known")
+
+
 def census(integer: int, in_float: int) -> dict[str, object]:
     return {"integer": integer, "float": in_float, "float_nodes": [SOFTMAX] * in_float}
 
