@@ -129,9 +129,11 @@ def report(
         ),
     ] = None,
     setting: Set = None,
+    provider: Provider = None,
     output: Output = None,
     as_json: AsJson = False,
     no_cache: NoCache = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write the HTML and Markdown report again from report.json; with --compare, one page about two runs."""
     with guarded():
@@ -139,7 +141,10 @@ def report(
             msg = "Give either a config file, or --compare with two output folders."
             raise ConfigError(msg)
         if config is not None:
-            settings = load(config, setting, output, no_cache=no_cache)
+            settings = load(config, setting, output, no_cache=no_cache, provider=provider)
+            if dry_run:
+                _tell_estimate(settings, "report", as_json)
+                return
         with quiet_stdout():
             from dfq_plugin.comparing import compare_runs  # noqa: PLC0415
             from dfq_plugin.stages import run_stage  # noqa: PLC0415

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., None])
 
 INTERRUPTED = 130
+KEPT = "Finished batches of images (without --no-cache) and epochs are kept; the same command goes on from them."
 
 
 def complete_provider(incomplete: str) -> list[str]:
@@ -99,7 +100,7 @@ def guarded() -> Iterator[None]:
         print(f"dfq: {str(error) or 'memory ran out.'}", file=sys.stderr)
         raise typer.Exit(DFQError.exit_code) from error
     except KeyboardInterrupt as error:
-        print("dfq: interrupted. Finished batches of images are kept; the next run goes on from them.", file=sys.stderr)
+        print(f"dfq: interrupted. {KEPT}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from dfq_plugin import pipeline, stages
+from dfq_plugin import doctor, estimate, pipeline, stages
 from dfq_plugin.cli import app, main
 from dfq_plugin.config import Config, load_config
 from dfq_plugin.errors import (
@@ -22,9 +22,11 @@ from dfq_plugin.errors import (
     UnsupportedModelError,
     ValidationError,
 )
+from dfq_plugin.estimate import Estimate, StageEstimate
 from dfq_plugin.report import Report
 from dfq_plugin.tests.report.samples import full_report
 
+CONFIG = ["config check", "config explain", "config schema", "config convert"]
 VERBS = ["generate", "quantize", "finetune", "export", "validate", "report"]
 CONTENT = """{
   // comments are allowed
@@ -246,7 +248,105 @@ class TestCompare:
         assert "Give either a config file, or --compare with two output folders." in result.stderr
 
 
+class TestHelp:
+    @pytest.fixture(params=["run", *VERBS, "providers", "doctor", *CONFIG])
+    def verb(self, request: pytest.FixtureRequest) -> list[str]:
+        return str(request.param).split()
+
+    def test_shows_examples_that_can_be_typed(self, verb: list[str]) -> None:
+        text = dfq(*verb, "--help").stdout
+        examples = [line.strip() for line in text.splitlines() if line.strip().startswith(f"dfq {' '.join(verb)}")]
+        assert "Examples:" in text
+        assert examples
+        for example in examples:  # a word that is no option of the verb is refused before the help is shown
+            words = example.split(" > ")[0].split()[1:]
+            assert dfq(*words, "--help").exit_code == 0, example
+
+    def test_dry_run_is_offered_by_every_verb_that_works(self) -> None:
+        assert all("--dry-run" in dfq(verb, "--help").stdout for verb in ("run", *VERBS))
+
+    def test_json_is_offered_everywhere(self, verb: list[str]) -> None:
+        assert "--json" in dfq(*verb, "--help").stdout
+
+
+class TestCompletion:
+    def complete(self, words: str) -> str:
+        variables = {"_DFQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
+        return CliRunner().invoke(app, [], prog_name="dfq", env=variables).stdout
+
+    def test_is_offered(self) -> None:
+        text = dfq("--help").stdout
+        assert "--install-completion" in text
+        assert "--show-completion" in text
+
+    def test_knows_the_verbs(self) -> None:
+        assert "generate" in self.complete("dfq gen")
+
+    @pytest.mark.parametrize("words", ["dfq run c.json --provider q", "dfq providers q"])
+    def test_knows_the_providers(self, words: str) -> None:
+        assert "qimera" in self.complete(words)
+        assert "intraq" not in self.complete(words)
+
+    def test_knows_the_settings(self) -> None:
+        found = self.complete("dfq run c.json --set quantize.weight_b")
+        assert "quantize.weight_bits=" in found
+        assert "activation_bits" not in found
+
+
+class TestDryRun:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, str]]:
+        """Replace the trials by an answer."""
+        asked: list[tuple[Config, str]] = []
+
+        def answer(config: Config, verb: str) -> Estimate:
+            sys.stdout.write("a library prints")
+            asked.append((config, verb))
+            return Estimate(verb, (StageEstimate("teacher", "a network", 61.0),), 61.0, 2**30, {"out": True}, 5.0)
+
+        monkeypatch.setattr(estimate, "estimate", answer)
+        return asked
+
+    @pytest.mark.parametrize("verb", ["run", *VERBS])
+    def test_tells_and_does_nothing(
+        self, verb: str, file: Path, seen: list[Config], asked: list[tuple[Config, str]], tmp_path: Path
+    ) -> None:
+        result = dfq(verb, file, "--dry-run", "-o", tmp_path / "out", "--provider", "noise")
+        assert result.exit_code == 0
+        assert result.stdout.startswith(f"`dfq {verb}` would take about 1 min 1 s and 1.0 GiB of memory. Nothing was")
+        assert "a network" in result.stdout
+        assert "replaces out" in result.stdout
+        assert [(config.calibration.provider, asked_verb) for config, asked_verb in asked] == [("noise", verb)]
+        assert (seen, (tmp_path / "out").exists()) == ([], False)
+
+    def test_json_is_all_there_is_on_stdout(self, file: Path, asked: list[tuple[Config, str]]) -> None:
+        told = json.loads(dfq("run", file, "--dry-run", "--json").stdout)
+        assert (told["dry_run"], told["seconds"], told["peak_memory_bytes"]) == (True, 61.0, 2**30)
+        assert told["stages"][0]["stage"] == "teacher"
+        assert len(asked) == 1
+
+
 class TestConfig:
+    def test_check_speaks_to_programs(self, file: Path) -> None:
+        good, bad = dfq("config", "check", file, "--json"), dfq("config", "check", file, "--json", "--set", "xyz=1")
+        assert json.loads(good.stdout) == {"valid": True, "problems": [], "notes": []}
+        told = json.loads(bad.stdout)
+        assert (bad.exit_code, told["valid"], len(told["problems"])) == (2, False, 1)
+        assert "xyz" in told["problems"][0]
+
+    def test_explanation_speaks_to_programs(self, tmp_path: Path) -> None:
+        older = tmp_path / "older.json"
+        older.write_text(
+            '{"model": "timm:tiny", "input_info": {"sample_size": [1, 3, 8, 8]}, '
+            '"compression": {"algorithm": "quantization", "ignored_scopes": ["Net/NNCFLinear[fc]/linear_0"]}}'
+        )
+        told = json.loads(dfq("config", "explain", older, "--json").stdout)
+        named = {entry["setting"]: entry for entry in told["settings"]}
+        assert named["quantize.ignored_scopes.names"]["value"] == ["fc/linear/0"]
+        said = "'Net/NNCFLinear[fc]/linear_0' is 'fc/linear/0' in NNCF 3.x"
+        assert said in [note["message"] for note in told["notes"]]
+        assert said in dfq("config", "explain", older).stdout
+
     def test_valid_file_is_called_valid(self, file: Path) -> None:
         result = dfq("config", "check", file)
         assert result.exit_code == 0
@@ -301,6 +401,25 @@ def test_providers_are_listed_for_people_and_for_programs() -> None:
     for entry in listed:
         assert entry["name"] in for_people.stdout
         assert entry["needs"] in for_people.stdout
+
+
+def test_settings_of_one_provider_are_listed_with_their_defaults_and_sources() -> None:
+    for_people, for_programs = (
+        dfq("providers", "deepinversion"),
+        json.loads(dfq("providers", "folder", "--json").stdout),
+    )
+    assert "steps = 3000" in for_people.stdout  # of the preset that holds when nothing is said
+    assert "[released code]" in for_people.stdout
+    settings = {entry["name"]: entry["default"] for entry in for_programs["settings"]}
+    assert settings == {"path": "required", "resize": None, "label_pattern": None}
+    assert "Did you mean 'intraq'?" in dfq("providers", "intraqq").stderr
+
+
+def test_doctor_tells_what_it_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "fix", lambda: ["Removed a lock."])
+    assert dfq("doctor", "--fix").stdout.startswith("Removed a lock.\n\npython")
+    assert json.loads(dfq("doctor", "--fix", "--json").stdout)["fixed"] == ["Removed a lock."]
+    assert json.loads(dfq("doctor", "--json").stdout)["fixed"] == []
 
 
 def test_doctor_speaks_to_people_and_to_programs() -> None:
