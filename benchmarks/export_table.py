@@ -4,7 +4,7 @@
     python benchmarks/export_table.py batchnorm --only resnet18 --again
 
 Every network has random weights and BatchNorm statistics of random images, every layer is quantized, and every integer
-code of one image is compared. Each runs in a process of its own; results are kept in ``runs/export_table.jsonl``, so
+code of one image is compared. Each runs in a process of its own; results are kept in ``results/export_table.jsonl``, so
 that the command goes on where it stopped, and the table is written to ``docs/operators.md``.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RESULTS = Path("runs/export_table.jsonl")
+RESULTS = HERE / "results" / "export_table.jsonl"
 PAGE = HERE.parent / "docs" / "operators.md"
 TITLES = {
     "batchnorm": "torchvision classifiers with BatchNorm",
