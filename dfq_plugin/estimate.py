@@ -21,6 +21,8 @@ from dfq_plugin.timing import peak_memory_bytes
 from dfq_plugin.trials import Trials, generation_seconds
 from dfq_plugin.wording import say_bytes, say_count, say_seconds
 
+logger = logging.getLogger("nncf.dfq_plugin.estimate")
+
 # What each verb does; a set that is there already is not made again by any verb but ``run`` and ``generate``.
 STAGES_OF = {
     "run": ("teacher", "synthesize", "quantize", "finetune", "export", "validate"),
@@ -87,6 +89,7 @@ def estimate(config: Config, verb: str = "run") -> Estimate:
         DFQError: whatever the job itself would run into so far.
     """
     start = time.perf_counter()
+    logger.info("Trying every stage of `dfq %s` on a little, to see what it takes; nothing is kept.", verb)
     with _quiet_log():
         teacher = load_teacher(config.model, config.input_shape)
         loaded_s = time.perf_counter() - start

@@ -15,7 +15,7 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,21 +107,15 @@ def _has_library(folder: Path) -> bool:
 
 
 def _is_worked_in(folder: Path) -> bool:
-    """Whether a process may be building here: one is at work in the folder, or the lock is too new to tell."""
-    if time.time() - (folder / "lock").stat().st_mtime < NEW_S:
+    """Whether a process may be building here: one has the folder as its own, or that cannot be told."""
+    psutil = import_if_there("psutil")
+    if psutil is None or time.time() - (folder / "lock").stat().st_mtime < NEW_S:
         return True
-    for process in _processes():
-        try:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # gone meanwhile, or of another user
             if Path(process.cwd()).is_relative_to(folder):
                 return True
-        except Exception:  # noqa: BLE001, S112, PERF203 - gone meanwhile, or of another user: psutil has many names for it
-            continue
     return False
-
-
-def _processes() -> Iterator[Any]:
-    psutil = import_if_there("psutil")
-    return iter(()) if psutil is None else psutil.process_iter()
 
 
 def _is_running(pid: object) -> bool:

@@ -289,8 +289,8 @@ class Trials:
 @contextmanager
 def _seconds() -> Iterator[Callable[[], float]]:
     """Time a block; what it gives tells the seconds up to now, or those of the block once that has ended."""
-    start, end = time.perf_counter(), None
+    start, ended = time.perf_counter(), list[float]()
     try:
-        yield lambda: (time.perf_counter() if end is None else end) - start
+        yield lambda: (ended[0] if ended else time.perf_counter()) - start
     finally:
-        end = time.perf_counter()
+        ended.append(time.perf_counter())

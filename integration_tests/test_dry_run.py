@@ -42,8 +42,8 @@ def ask(script: str, path: Path, cache: Path) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("kernels")
 def test_estimate_is_right_within_a_factor_of_two(job: dict[str, Any], tmp_path: Path) -> None:
-    job["calibration"] = {"provider": "zeroq", "num_samples": 48, "params": {"steps": 150, "batch_size": 32}}
-    job["finetune"] = {"epochs": 20, "batch_size": 16}
+    job["calibration"] = {"provider": "zeroq", "num_samples": 48, "params": {"steps": 100, "batch_size": 32}}
+    job["finetune"] = {"epochs": 12, "batch_size": 16}
     path = tmp_path / "job.json"
     path.write_text(json.dumps(job))
     told = ask(TELL, path, tmp_path / "cache")

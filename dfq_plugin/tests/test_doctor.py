@@ -15,8 +15,9 @@ import pytest
 
 import dfq_plugin
 from dfq_plugin import doctor
-from dfq_plugin.doctor import Diagnosis, Extension, Finding, examine, format_diagnosis
-from dfq_plugin.hardware import Gpu, Memory, Processor
+from dfq_plugin.diagnosis import Level
+from dfq_plugin.doctor import Diagnosis, Extension, Finding, examine, fix, format_diagnosis
+from dfq_plugin.hardware import Gpu, Memory, Processor, import_if_there
 from dfq_plugin.machine import BuildTools, installed_version
 
 GIB = 1024**3
@@ -74,6 +75,89 @@ def test_missing_compiler_is_an_error_only_when_kernels_are_not_built() -> None:
 def test_kernels_to_be_built_are_no_problem() -> None:
     found = judged(extension=Extension("missing", folder="/cache/ext"))
     assert any("will be built on first use" in finding.what for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [("building", "Another process is building"), ("cut off", "was cut off; the next use clears")]
+)
+def test_state_of_the_kernels_is_told(state: Any, said: str) -> None:
+    found = judged(extension=Extension(state, folder="/cache/ext"))
+    assert [finding.level for finding in found if said in finding.what] == ["ok"]
+
+
+def test_lock_of_a_dead_build_is_warned_of_with_the_cure() -> None:
+    (found,) = problems(extension=Extension("built", "/cache/ext", dead_locks=("/torch/lock",)))
+    assert "/torch/lock" in found.what
+    assert found.advice == "dfq doctor --fix"
+
+
+class TestTorchvision:
+    def answer(self, monkeypatch: pytest.MonkeyPatch, requires: str) -> list[Finding]:
+        own = importlib.metadata.requires
+        monkeypatch.setattr(
+            importlib.metadata, "requires", lambda name: [requires] if name == "torchvision" else own(name)
+        )
+        return problems()
+
+    def test_made_for_another_torch_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (found,) = self.answer(monkeypatch, "torch==1.2.3")
+        assert found.level == "error"
+        assert "was made for torch ==1.2.3, but torch is" in found.what
+        assert "pip install --upgrade torch torchvision" in found.advice
+
+    def test_made_for_this_torch_is_fine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.answer(monkeypatch, f"torch=={installed_version('torch')}") == []
+
+    def test_that_cannot_be_imported_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import_ = import_if_there
+        monkeypatch.setattr(doctor, "import_if_there", lambda name: None if name == "torchvision" else import_(name))
+        (found,) = problems()
+        assert "is installed and cannot be imported" in found.what
+
+
+class TestFeatures:
+    def test_each_says_what_it_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "installed_version", lambda name: None if name in {"jinja2", "nncf"} else "1")
+        found = doctor._features(HEALTHY.tools, (), Extension("missing", "/cache/ext"))
+        assert found["HTML report"] == ("jinja2",)
+        assert found[doctor.QUANTIZE] == ("nncf",)
+        assert found["OpenVINO"] == ()
+        assert found[doctor.ON_GPU] == ("a GPU that torch can use",)
+
+    def test_quantizing_lacks_a_compiler_only_while_kernels_are_not_built(self) -> None:
+        without = BuildTools("/bin/ninja", None, "Python.h", None)
+        assert "C++ compiler" in doctor._features(without, (), Extension("missing", "/x"))[doctor.QUANTIZE][0]
+        assert doctor._features(without, (), Extension("built", "/x"))[doctor.QUANTIZE] == ()
+
+    def test_gpu_asks_for_nvcc(self) -> None:
+        (lacking,) = doctor._features(HEALTHY.tools, (Gpu("H", 1),), HEALTHY.extension)[doctor.ON_GPU]
+        assert "nvcc" in lacking
+
+
+class TestFix:
+    def test_removes_dead_locks_and_builds_what_is_missing(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        lock = tmp_path / "lock"
+        lock.touch()
+        monkeypatch.setattr(doctor, "dead_locks", lambda: [lock])
+        monkeypatch.setattr(doctor, "extension_state", lambda _folder: "cut off")
+        monkeypatch.setattr("dfq_plugin.quantization.extension.ensure_extension", lambda: tmp_path / "built")
+        removed, built = fix()
+        assert not lock.exists()
+        assert str(lock) in removed
+        assert str(tmp_path / "built") in built
+
+    def test_says_so_when_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "dead_locks", list)
+        monkeypatch.setattr(doctor, "extension_state", lambda _folder: "built")
+        assert fix() == ["There was nothing to fix."]
+
+    def test_cannot_build_without_nncf(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "dead_locks", list)
+        monkeypatch.setattr(doctor, "extension_state", lambda _folder: "missing")
+        monkeypatch.setattr(doctor, "installed_version", lambda _name: None)
+        assert "before torch and nncf can be imported" in fix()[0]
 
 
 @pytest.mark.parametrize(("extra", "level"), [("vision", "warn"), ("report", "warn"), ("tracking", "ok")])
@@ -135,7 +219,7 @@ def test_examine_changes_nothing_and_is_plain_data(monkeypatch: pytest.MonkeyPat
     data = json.loads(json.dumps(examine().to_json()))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "parts", "sets"]
     assert data["caches"] == {str(tmp_path / "sets"): 100}
-    assert data["extension"]["built"] is False
+    assert (data["extension"]["built"], data["extension"]["state"]) == (False, "missing")
     assert data["versions"]["dfq-plugin"] == dfq_plugin.__version__
     assert {"python", "torch", "torchvision", "timm", "nncf", "onnx", "onnx-ir", "onnxruntime"} <= set(data["versions"])
     assert data["level"] in {"ok", "warn", "error"}
@@ -144,7 +228,7 @@ def test_examine_changes_nothing_and_is_plain_data(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("levels", "worst"), [((), "ok"), (("ok", "warn"), "warn"), (("warn", "error", "ok"), "error")]
 )
-def test_level_is_the_worst_finding(levels: tuple[doctor.Level, ...], worst: str) -> None:
+def test_level_is_the_worst_finding(levels: tuple[Level, ...], worst: str) -> None:
     assert replace(HEALTHY, findings=tuple(Finding(level, "x") for level in levels)).level == worst
 
 
@@ -156,6 +240,8 @@ def test_text_shows_facts_in_columns_and_findings_with_advice() -> None:
     assert "cores         2 of 4 usable" in lines
     assert "memory        16.0 GiB, 8.0 GiB free" in lines
     assert "cache         /cache/sets (1.0 KiB)" in lines
+    assert "quantizing    works" in lines
+    assert "MLflow        lacks mlflow" in lines
     assert lines[-4:] == ["", "[ok] Fine.", "[warn] Hm.", "       Do this."]
 
 

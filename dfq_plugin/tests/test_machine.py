@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from dfq_plugin import machine
-from dfq_plugin.machine import BuildTools, built_extension, extension_folder, find_build_tools
+from dfq_plugin.machine import (
+    BuildTools,
+    built_extension,
+    dead_locks,
+    extension_folder,
+    extension_state,
+    find_build_tools,
+)
 
 ALL_THERE = BuildTools(ninja="/bin/ninja", compiler="c++", python_header="/include/Python.h", nvcc="/bin/nvcc")
 
@@ -85,6 +95,69 @@ class TestBuiltExtension:
         if note is not None:
             (tmp_path / "built.json").write_text(note)
         assert built_extension(tmp_path) is None
+
+
+class TestExtensionState:
+    def note(self, folder: Path, **content: object) -> None:
+        (folder / "building.json").write_text(json.dumps({"host": socket.gethostname(), **content}))
+
+    def test_nothing_there_is_missing(self, tmp_path: Path) -> None:
+        assert extension_state(tmp_path / "nowhere") == "missing"
+
+    def test_vouched_for_is_built(self, tmp_path: Path) -> None:
+        (tmp_path / "a.so").touch()
+        (tmp_path / "built.json").write_text('{"library": "a.so"}')
+        self.note(tmp_path, pid=-1)
+        assert extension_state(tmp_path) == "built"
+
+    def test_process_that_runs_is_building_and_one_that_is_gone_was_cut_off(self, tmp_path: Path) -> None:
+        self.note(tmp_path, pid=os.getpid())
+        assert extension_state(tmp_path) == "building"
+        self.note(tmp_path, pid=2**30)
+        assert extension_state(tmp_path) == "cut off"
+
+    def test_process_on_another_machine_cannot_be_looked_for(self, tmp_path: Path) -> None:
+        self.note(tmp_path, pid=2**30, host="elsewhere")
+        assert extension_state(tmp_path) == "building"
+
+
+class TestDeadLocks:
+    @pytest.fixture
+    def lock(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A lock as a killed build of plain NNCF leaves it, two minutes old."""
+        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+        lock = tmp_path / "nncf" / "quantized_functions_cpu" / "2.11" / "lock"
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+        os.utime(lock, (time.time() - 120, time.time() - 120))
+        return lock
+
+    def test_is_found(self, lock: Path) -> None:
+        assert dead_locks() == [lock]
+
+    def test_is_found_where_torch_builds_by_default(self, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+        monkeypatch.setattr(machine, "_torch_cache_folder", lambda: lock.parents[3])
+        assert dead_locks() == [lock]
+
+    def test_beside_a_finished_library_is_none(self, lock: Path) -> None:
+        (lock.parent / "kernels.so").touch()
+        assert dead_locks() == []
+
+    def test_that_is_new_is_none(self, lock: Path) -> None:
+        os.utime(lock)
+        assert dead_locks() == []
+
+    def test_where_a_compiler_works_is_none(self, lock: Path) -> None:
+        with subprocess.Popen([sys.executable, "-c", "input()"], cwd=lock.parent, stdin=subprocess.PIPE) as compiler:
+            assert dead_locks() == []
+            compiler.communicate(b"\n")
+        assert dead_locks() == [lock]
+
+    def test_cannot_be_told_without_psutil(self, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine, "import_if_there", lambda _name: None)
+        assert lock.exists()
+        assert dead_locks() == []
 
 
 class TestTools:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from dfq_plugin.config import Config, convert, explain, load_config
 from dfq_plugin.config.legacy import READERS
@@ -18,7 +19,7 @@ from dfq_plugin.config.problems import places_of_keys
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.tests.config.samples import BASE
 
-MODELS = {"": Config, "/c": Quantization, "/k": KnowledgeDistillation, "/i": InputInfo}
+MODELS: dict[str, type[BaseModel]] = {"": Config, "/c": Quantization, "/k": KnowledgeDistillation, "/i": InputInfo}
 WORDS = sorted({*places_of_keys(MODELS), *READERS, "algorithm", "pretrained", "workers", "$schema"})
 VALUES = sorted(
     {"quantization", "knowledge_distillation", "rb_sparsity", "hawq", "manual", "{re}(", "a/b_0", "", "VPU"}

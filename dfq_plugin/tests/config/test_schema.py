@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from dfq_plugin.config import CalibrationSettings, Config, IgnoredScopes, ModelSettings, Note, QuantizeSettings
 from dfq_plugin.config.base import Settings
+from dfq_plugin.config.statements import setting_names
 from dfq_plugin.tests.config.samples import BASE, load, problem, value_of
 
 DEFAULTS: dict[str, Any] = {
@@ -177,3 +178,10 @@ def sections() -> Sequence[type[BaseModel]]:
 @pytest.mark.parametrize("model", sections())
 def test_every_field_is_described(model: type[BaseModel]) -> None:
     assert all(field.description for field in model.model_fields.values())
+
+
+def test_names_of_settings_are_those_that_set_takes() -> None:
+    names = list(setting_names(Config))
+    assert {"output_dir", "quantize.weight_bits", "quantize.ignored_scopes.names", "validate.images"} <= set(names)
+    assert not {"quantize", "validation.images", "quantize.ignored_scopes"} & set(names)
+    assert len(names) == len(set(names))
