@@ -82,4 +82,5 @@ class TestLayers:
 def blue_in(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where the first colour is."""
     distance = np.abs(pixels[..., :3] - np.array([0x25, 0x63, 0xEB]) / 255).max(axis=-1)
-    return np.logical_and(distance < 0.02, pixels[..., 3] > 0.9)
+    found: NDArray[np.bool_] = np.logical_and(distance < 0.02, pixels[..., 3] > 0.9)
+    return found
