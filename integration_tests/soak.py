@@ -46,14 +46,19 @@ class Growth:
 def soak(teacher: nn.Module, generations: int, provider: str = "zeroq", steps: int = 2) -> Growth:
     """Make a set again and again, each with another seed, and watch the memory of this process."""
     memory, tensors = [], []
-    for seed in range(generations):
-        params = {"steps": steps, "batch_size": 4}
-        dfq.generate(
-            teacher, provider=provider, input_shape=(3, 8, 8), num_samples=8, seed=seed, params=params, cache=False
-        )
-        gc.collect()
-        memory.append(psutil.Process().memory_info().rss)
-        tensors.append(count_tensors())
+    gc.collect()
+    gc.freeze()  # what was there before is looked at no more, so that the rest is looked at quickly
+    try:
+        for seed in range(generations):
+            params = {"steps": steps, "batch_size": 4}
+            dfq.generate(
+                teacher, provider=provider, input_shape=(3, 8, 8), num_samples=8, seed=seed, params=params, cache=False
+            )
+            gc.collect()
+            memory.append(psutil.Process().memory_info().rss)
+            tensors.append(count_tensors())
+    finally:
+        gc.unfreeze()
     start = round(generations * WARM_UP)
     first, last = ends_of_line(memory[start:])
     return Growth(first, last, (tensors[start], tensors[-1]))
@@ -66,7 +71,7 @@ def ends_of_line(values: Sequence[float]) -> tuple[float, float]:
 
 
 def count_tensors() -> int:
-    """How many tensors this process holds on to."""
+    """How many tensors there are that this process has made since it was frozen, and holds on to."""
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
