@@ -52,6 +52,8 @@ def export_onnx(
     """
     settings = settings or ExportSettings()
     target = Path(path)
+    for site in student.sites:
+        student.grid(site)  # names the layer whose range is broken, which the names of tensors do not
     if broken := broken_tensors(student.network):
         msg = f"The student holds numbers that are not finite, in {listed(broken)}; quantize and fine-tune it again."
         raise ExportError(msg)
