@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 FILES = {
     "config.json",
     "synthetic.safetensors",
+    "student/bit_plan.json",
     "student/student.safetensors",
     "model.onnx",
     "report.json",
