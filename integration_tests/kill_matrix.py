@@ -93,7 +93,7 @@ class Matrix:
     def _finish(self, cache: Path) -> None:
         process = self._start(cache)
         process.join()
-        assert process.exitcode == 0, (self._folder / "told").read_text()[-2000:]
+        assert process.exitcode == 0, (self._folder / "told").read_text()[-12000:]
 
 
 def server() -> ForkServerContext:

@@ -160,6 +160,6 @@ class TestDisk:
 def test_killed_runs_go_on_and_end_as_an_unbroken_one(tmp_path: Path) -> None:
     matrix = Matrix(tmp_path)
     outcomes = [matrix.kill(0.5), matrix.kill(0.4, 0.8)]
-    assert [outcome for outcome in outcomes if not outcome.same] == []
+    assert all(outcome.same for outcome in outcomes), "\n".join(outcome.detail for outcome in outcomes)
     assert files_in(tmp_path / "out") == FILES
     assert any(outcome.left for outcome in outcomes)
