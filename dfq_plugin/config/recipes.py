@@ -42,7 +42,7 @@ def apply_recipe(to: Statements) -> None:
     activation_bits = to.value("quantize", "activation_bits")
     low = any(isinstance(bits, int) and bits < EIGHT for bits in (weight_bits, activation_bits))
     table = _LOW_BITS if low else _EIGHT_BITS
-    if recipe not in table:
+    if not isinstance(recipe, str) or recipe not in table:
         return
     method = [("calibration", "provider"), ("calibration", "params")]  # belong together: all of it, or nothing
     own_method = any(to.says_below(*path) for path in method)

@@ -101,3 +101,9 @@ def test_resolved_config_is_the_same_job(recipe: str) -> None:
 def test_unknown_recipe_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"/recipe: .*'fast', 'balanced'"):
         config("quick")
+
+
+@pytest.mark.parametrize("said", [[], {}, 3, {"fast": 1}])
+def test_a_recipe_that_is_no_name_is_refused(said: object) -> None:
+    with pytest.raises(ConfigError, match=r"/recipe"):
+        load_config({"model": {"source": "timm:any"}, "input_shape": [3, 8, 8], "recipe": said})
