@@ -25,6 +25,7 @@ from dfq_plugin.cli_options import (
     load,
     quiet_stdout,
     show,
+    show_fields,
 )
 from dfq_plugin.errors import ConfigError
 
@@ -101,7 +102,7 @@ def _stage_command(verb: str, help_text: str) -> None:
                 from dfq_plugin.stages import run_stage  # noqa: PLC0415
 
                 result = run_stage(verb, settings)
-            show(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
+            show_fields(result, as_json)
 
     stage.__doc__ = help_text
     examples = (f"dfq {verb} config.json", f"dfq {verb} config.json --dry-run", f"dfq {verb} config.json -o runs/w4")
@@ -153,7 +154,7 @@ def report(
                 result: dict[str, Any] = dict(compare_runs(*compare, output or Path()))
             else:
                 result = run_stage("report", settings)
-        show(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))
+        show_fields(result, as_json)
 
 
 def _tell_estimate(settings: Config, verb: str, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -114,3 +114,8 @@ def quiet_stdout() -> Iterator[None]:
 def show(result: Any, as_json: bool, text: str) -> None:  # noqa: ANN401 - JSON
     """Print a result for programs, or its text for people."""
     print(json.dumps(result, indent=2) if as_json else text)
+
+
+def show_fields(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print what a stage gave, a line a field for people."""
+    show(result, as_json, "\n".join(f"{key}: {value}" for key, value in result.items()))

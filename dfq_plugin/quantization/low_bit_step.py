@@ -21,7 +21,7 @@ from dfq_plugin.errors import InputError, UnsupportedModelError
 from dfq_plugin.quantization import ranges
 from dfq_plugin.quantization.analytic_ranges import Moments
 from dfq_plugin.quantization.bit_budget import choose_bits
-from dfq_plugin.quantization.bits import apply_bits, plan_bits
+from dfq_plugin.quantization.bits import EIGHT, apply_bits, plan_bits
 from dfq_plugin.quantization.completion import Completion, complete
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.placement import (
@@ -34,7 +34,6 @@ from dfq_plugin.quantization.placement import (
 from dfq_plugin.quantization.rounding import round_student
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 
-EIGHT = 8  # the only bit width NNCF itself places
 # A little above what NNCF takes for the range of a tensor that is zero everywhere (nncf/quantization/fake_quantize.py).
 ZERO_RANGE_SYMMETRIC, ZERO_RANGE_ASYMMETRIC = 8.2e-5, 8.2e-4
 
