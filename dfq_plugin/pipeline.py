@@ -12,7 +12,7 @@ from dfq_plugin import export, finetuning, quantization, validation
 from dfq_plugin.baselines import baseline_sets, measure_baselines
 from dfq_plugin.batchnorm_match import match_batchnorm
 from dfq_plugin.config import Config
-from dfq_plugin.errors import ValidationError
+from dfq_plugin.errors import ConfigError, ValidationError
 from dfq_plugin.evidence import choose_evidence
 from dfq_plugin.files import output_folder, whole_file
 from dfq_plugin.report import Report, write_report
@@ -40,6 +40,10 @@ def run(config: Config, trackers: Sequence[Tracker] = ()) -> Report:
     Raises:
         DFQError: one message that says what, which value, where, and what to do.
     """
+    if config.quantize.placement != "deployable":
+        msg = f"quantize.placement '{config.quantize.placement}' re-runs the papers' tables and gives no integer file, "
+        msg += "which is what this ends with; take 'deployable', or `dfq quantize` and `dfq finetune` by themselves."
+        raise ConfigError(msg)
     with output_folder(config.output_dir) as output, tracked(config, trackers) as track:
         return _run(config, output, Stopwatch(), track)
 

@@ -141,13 +141,15 @@ class Student(nn.Module):
 
         Integer kernels hold the bias on that grid; a student with float biases would differ from its own export by up
         to several percent of its codes. Steps of channels so small that the bias would not fit are raised first:
-        such weights are dead and stay zero. A bias that several products add has no one grid and stays as it is.
+        such weights are dead and stay zero. A bias that several products add has no one grid and stays as it is; so
+        do those of weights with zero points, which no integer kernel takes.
         """
         uses = Counter(layer.bias for layer in self.layers)
         for layer in self.layers:
             if layer.bias is None or layer.weight_quantizer is None or layer.input_quantizer is None:
                 continue
-            if uses[layer.bias] == 1:
+            symmetric = not self.grid(self.site(layer.weight_quantizer)).zero_point.any()
+            if uses[layer.bias] == 1 and symmetric:
                 bias = self.network.get_parameter(layer.bias)
                 input_step = self.grid(self.site(layer.input_quantizer)).step.double()
                 weight_site = self.site(layer.weight_quantizer)

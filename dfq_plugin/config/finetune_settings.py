@@ -32,6 +32,11 @@ class FinetuneSettings(Settings):
     range_lr_multiplier: Annotated[float, Field(ge=0)] = Field(
         default=0.3, description="Learning rate of the quantizer ranges, as a multiple of `lr`; 0 keeps them fixed."
     )
+    weight_range: Literal["learned", "min_max"] = Field(
+        default="learned",
+        description="Learn the ranges of weights, or take them anew at every step from their least to their largest "
+        "value, as in the papers.",
+    )
     loss: Literal["kl", "mse"] = Field(
         default="kl", description="Distance between the student's and the teacher's logits."
     )

@@ -103,9 +103,10 @@ class QuantizeSettings(Settings):
         default=None,
         description="The `student/bit_plan.json` of an earlier run, whose bits are given again; `bit_overrides` win.",
     )
-    placement: Literal["deployable"] = Field(
+    placement: Literal["deployable", "relu_only"] = Field(
         default="deployable",
-        description="Where quantizers stand: everything that integer kernels can run is quantized.",
+        description="Where quantizers stand: everything that integer kernels can run is quantized, or, as in the "
+        "papers, weights with a zero point and what leaves a ReLU, to re-run their tables; that cannot be exported.",
     )
     rounding: Literal["squant", "nearest"] = Field(
         default="squant",
@@ -156,6 +157,22 @@ class QuantizeSettings(Settings):
             scope, _ = split_quantizer_scope(key)
             compile_scope(scope)
         return overrides
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> QuantizeSettings:
+        if self.placement == "relu_only":
+            given = {
+                "weight_range": self.weight_range == "mse",
+                "overflow_fix": self.overflow_fix != "disable",
+                "reconstruction.steps": self.reconstruction.steps > 0,
+                "allocation": self.allocation.average_weight_bits or self.allocation.giga_bit_operations,
+                "quantize_outputs": self.quantize_outputs,
+            }
+            if wrong := [name for name, set_otherwise in given.items() if set_otherwise]:
+                msg = "placement 'relu_only' is the quantizer of the papers, which knows nothing of "
+                msg += f"{', '.join(wrong)}; leave that out, or take placement 'deployable'"
+                raise ConfigError(msg)
+        return self
 
     @field_validator("percentiles")
     @classmethod

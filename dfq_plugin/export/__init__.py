@@ -53,7 +53,11 @@ def export_onnx(
     settings = settings or ExportSettings()
     target = Path(path)
     for site in student.sites:
-        student.grid(site)  # names the layer whose range is broken, which the names of tensors do not
+        grid = student.grid(site)  # names the layer whose range is broken, which the names of tensors do not
+        if site.kind == "weight" and grid.zero_point.any():
+            msg = f"{site.layer}: its weight has zero points, which no integer kernel takes; quantize with placement "
+            msg += "'deployable' instead of 'relu_only'."
+            raise ExportError(msg)
     if broken := broken_tensors(student.network):
         msg = f"The student holds numbers that are not finite, in {listed(broken)}; quantize and fine-tune it again."
         raise ExportError(msg)

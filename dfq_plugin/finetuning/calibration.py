@@ -1,4 +1,4 @@
-"""Activation ranges that follow the images for a while, as at the start of the papers' fine-tuning."""
+"""Ranges that follow what is quantized, as in the papers' fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.extremes import MovingExtremes
+from dfq_plugin.extremes import MovingExtremes, cover_channels
 from dfq_plugin.student import Student
 
 
@@ -24,6 +24,19 @@ def following_ranges(student: Student) -> Iterator[None]:
         for site, quantizer in student.quantizers():
             if site.kind == "activation" and not site.is_input and quantizer.is_enabled_quantization():
                 stack.callback(quantizer.register_forward_pre_hook(_follow(MovingExtremes())).remove)
+        yield
+
+
+@contextmanager
+def following_weights(student: Student) -> Iterator[None]:
+    """Take the range of every weight anew whenever it is quantized, while the block runs, and once more in the end."""
+    weights = {layer.weight_quantizer: layer.weight for layer in student.layers if layer.weight_quantizer}
+    with ExitStack() as stack:
+        for name, weight in weights.items():
+            quantizer, values = student.quantizer(name), student.network.get_parameter(weight)
+            stack.callback(cover_channels, quantizer, values)
+            handle = quantizer.register_forward_pre_hook(lambda own, inputs: cover_channels(own, inputs[0]))
+            stack.callback(handle.remove)
         yield
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dfq_plugin.batches import Batch, BatchSource
 from dfq_plugin.config import FinetuneSettings
 from dfq_plugin.errors import InputError
-from dfq_plugin.finetuning.calibration import following_ranges
+from dfq_plugin.finetuning.calibration import following_ranges, following_weights
 from dfq_plugin.finetuning.features import Outputs, compared_layers
 from dfq_plugin.finetuning.losses import (
     attention_loss,
@@ -66,7 +66,8 @@ class FinetuneHooks:
     def __init__(self, teacher: nn.Module, student: Student, source: BatchSource, settings: FinetuneSettings) -> None:
         self.steps = 0
         self._teacher, self._student, self._source, self._settings = teacher, student, source, settings
-        self._trained = Trained(student, batchnorm=settings.train_batchnorm)
+        follow = settings.weight_range == "min_max"
+        self._trained = Trained(student, batchnorm=settings.train_batchnorm, weight_ranges=not follow)
         self._epoch = 0
         self._sums: dict[str, float] = {}
         self._counted = 0
@@ -92,6 +93,8 @@ class FinetuneHooks:
         self._open.enter_context(self._trained.with_gradients())
         self._open.enter_context(frozen(self._teacher))
         settings = self._settings
+        if settings.weight_range == "min_max":
+            self._open.enter_context(following_weights(self._student))
         try:
             if {"feature", "attention"} & settings.loss_weights.keys():
                 layers = compared_layers(self._teacher, self._student, settings.feature_layers)

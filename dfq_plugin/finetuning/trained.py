@@ -23,9 +23,10 @@ class Trained:
     Args:
         student: the quantized network.
         batchnorm: train scale and shift of the BatchNorm layers in it as well.
+        weight_ranges: train the ranges of weights, and not only those of activations.
     """
 
-    def __init__(self, student: Student, *, batchnorm: bool) -> None:
+    def __init__(self, student: Student, *, batchnorm: bool, weight_ranges: bool = True) -> None:
         names = [name for layer in student.layers for name in (layer.weight, layer.bias) if name is not None]
         weights = [student.network.get_parameter(name) for name in dict.fromkeys(names)]
         norms = (m for m in student.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))  # noqa: SLF001
@@ -33,8 +34,8 @@ class Trained:
         self._weights = [*weights, *affine]
         self._ranges = [
             parameter
-            for _, quantizer in student.quantizers()
-            if quantizer.is_enabled_quantization()
+            for site, quantizer in student.quantizers()
+            if quantizer.is_enabled_quantization() and (weight_ranges or site.kind == "activation")
             for parameter in quantizer.get_trainable_params().values()
         ]
         self._network = student.network

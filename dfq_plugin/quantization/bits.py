@@ -35,7 +35,8 @@ def plan_bits(
 ) -> list[BitAssignment]:
     """Give every quantizer its bits.
 
-    Rules, weakest first: the requested bits; ``residual_bits`` for tensors that no product reads; ``first_last_bits``
+    Rules, weakest first: the requested bits; ``residual_bits`` for tensors that no product reads, unless placed as in
+    the papers; ``first_last_bits``
     for the weights of the first and last product layer and for the input of the last; 8 bits for the network's input;
     per-scope overrides.
 
@@ -75,7 +76,7 @@ def _rule(
         feeds_only_last = site.name == last.input_quantizer and site.readers == (last.operator,)
         if site.name == last.weight_quantizer or feeds_only_last:
             return settings.first_last_bits, "last layer"
-    if site.kind == "activation" and not site.multiplied:
+    if site.kind == "activation" and not site.multiplied and settings.placement == "deployable":
         return settings.residual_bits, "no product reads it"
     return requested, "requested"
 

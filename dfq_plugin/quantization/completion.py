@@ -18,12 +18,7 @@ from nncf.common.graph import NNCFNode
 from nncf.common.quantization.structs import QuantizationScheme
 from nncf.torch.function_hook import get_hook_storage
 from nncf.torch.function_hook.hook_storage import decode_hook_name
-from nncf.torch.quantization.layers import (
-    AsymmetricQuantizer,
-    BaseQuantizer,
-    PTQuantizerSpec,
-    SymmetricQuantizer,
-)
+from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer, SymmetricQuantizer
 from torch import nn
 
 from dfq_plugin.quantization.nncf_graph import (
@@ -33,7 +28,7 @@ from dfq_plugin.quantization.nncf_graph import (
     TRANSPARENT,
     OperatorGraph,
 )
-from dfq_plugin.quantization.placement import placed_quantizers, remove_quantizers
+from dfq_plugin.quantization.placement import placed_quantizers, remove_quantizers, specification
 from dfq_plugin.quantization.ranges import DEAD_CHANNEL_SCALE, set_limits
 
 # Activation functions that integer kernels apply for nothing: they are limits of the codes.
@@ -52,6 +47,8 @@ class Completion:
         ignored: operators that stay in float.
         quantize_activations: whether anything but weights is quantized.
         quantize_outputs: whether the network's output is quantized.
+        only_rectified: quantize what leaves a ReLU, ReLU6 or the like, and nothing else but weights: the placement of
+            the papers instead of the one that integer kernels want.
     """
 
     def __init__(
@@ -61,13 +58,18 @@ class Completion:
         *,
         quantize_activations: bool = True,
         quantize_outputs: bool = False,
+        only_rectified: bool = False,
     ) -> None:
         self._graph = graph
         self._ignored = frozenset(ignored)
         self._live = graph.fed_by_input()
         self.kernels = [node for node in graph.operators() if self._has_integer_kernel(node)]
         self._group_of: dict[str, int] = {}
-        if quantize_activations:
+        if quantize_activations and only_rectified:
+            for node in graph.operators(*RECTIFIERS):
+                if node.node_name in self._live - self._ignored:
+                    self._want({node.node_name})
+        elif quantize_activations:
             self._want_operands_and_results(quantize_outputs=quantize_outputs)
 
     def _want_operands_and_results(self, *, quantize_outputs: bool) -> None:
@@ -199,7 +201,7 @@ def _merge(quantizers: Sequence[Any]) -> Any:  # noqa: ANN401 - NNCF quantizers
 def _new_quantizer(preset: str) -> BaseQuantizer:
     scheme = QuantizationScheme.SYMMETRIC if preset == "performance" else QuantizationScheme.ASYMMETRIC
     kind = SymmetricQuantizer if preset == "performance" else AsymmetricQuantizer
-    return kind(_specification(scheme, (1,), narrow=False))
+    return kind(specification(scheme, (1,)))
 
 
 def _weight_quantizer(node: NNCFNode, weight: nn.Parameter, overflow_fix: str) -> BaseQuantizer:
@@ -209,20 +211,8 @@ def _weight_quantizer(node: NNCFNode, weight: nn.Parameter, overflow_fix: str) -
         axis = weight.ndim - 1
     largest = weight.detach().abs().amax([other for other in range(weight.ndim) if other != axis], keepdim=True)
     floor = largest.max().clamp(min=torch.finfo(largest.dtype).tiny) * DEAD_CHANNEL_SCALE
-    quantizer = SymmetricQuantizer(_specification(QuantizationScheme.SYMMETRIC, tuple(largest.shape), narrow=True))
+    quantizer = SymmetricQuantizer(specification(QuantizationScheme.SYMMETRIC, largest.shape, narrow=True))
     quantizer.signed = True
     scale = largest.clamp(min=floor.item())
     quantizer.scale.data.copy_(scale * HALF_OF_CODES if overflow_fix == "enable" else scale)
     return quantizer
-
-
-def _specification(scheme: QuantizationScheme, shape: tuple[int, ...], *, narrow: bool) -> PTQuantizerSpec:
-    return PTQuantizerSpec(
-        num_bits=8,
-        mode=scheme,
-        signedness_to_force=None,
-        narrow_range=narrow,
-        half_range=False,
-        scale_shape=shape,
-        logarithm_scale=False,
-    )

@@ -18,6 +18,7 @@ from torch import nn
 
 from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.errors import InputError, UnsupportedModelError
+from dfq_plugin.extremes import cover_channels
 from dfq_plugin.quantization import ranges
 from dfq_plugin.quantization.analytic_ranges import Moments
 from dfq_plugin.quantization.bit_budget import choose_bits
@@ -31,6 +32,7 @@ from dfq_plugin.quantization.placement import (
     quantizer_of,
     remove_quantizers,
 )
+from dfq_plugin.quantization.relu_only import give_weights_zero_points
 from dfq_plugin.quantization.rounding import round_student
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 
@@ -69,6 +71,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         self._items = items
         self._ignored = ignored
         self._keep_input = keep_input
+        self._as_in_papers = settings.placement == "relu_only"
         self.sites: list[QuantizerSite] = []
         self.layers: list[ProductLayer] = []
         self.plan: list[BitAssignment] = []
@@ -116,8 +119,13 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
             self._ignored,
             quantize_activations=settings.activation_bits is not None,
             quantize_outputs=settings.quantize_outputs,
+            only_rectified=self._as_in_papers,
         )
-        return complete(network, completion, self._graph, preset=settings.preset, overflow_fix=settings.overflow_fix)
+        overflow_fix = settings.overflow_fix
+        fresh = complete(network, completion, self._graph, preset=settings.preset, overflow_fix=overflow_fix)
+        if self._as_in_papers:
+            give_weights_zero_points(network, self._graph)
+        return fresh
 
     def _read_placement(self, network: nn.Module) -> None:
         hooks = placed_quantizers(network)
@@ -136,6 +144,11 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
 
     def _fit_weights(self, network: nn.Module, quantizers: dict[str, Any]) -> None:
         weights = {layer.weight_quantizer: layer.weight for layer in self.layers}
+        if self._as_in_papers:
+            for name, weight in weights.items():
+                if name is not None:
+                    cover_channels(quantizers[name], network.get_parameter(weight))
+            return
         for entry in self.plan:
             ratios = self._weight_ratios(entry) if entry.name in weights else None
             if ratios is not None:

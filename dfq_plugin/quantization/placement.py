@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nncf.common.graph import NNCFNode
+from nncf.common.quantization.structs import QuantizationScheme
 from nncf.torch.function_hook import get_hook_storage
 from nncf.torch.function_hook.hook_storage import decode_hook_name
-from nncf.torch.quantization.layers import BaseQuantizer
+from nncf.torch.quantization.layers import BaseQuantizer, PTQuantizerSpec
 from torch import nn
 
 from dfq_plugin.quantization.nncf_graph import CONCATENATIONS, INPUT, MULTIPLY_ACCUMULATE, TRANSPARENT, OperatorGraph
@@ -35,6 +36,25 @@ def remove_quantizers(network: nn.Module, names: Iterable[str]) -> None:
     """Take the hooks of those names out, so that what they quantized stays in float."""
     for name in names:
         get_hook_storage(network).delete_hook(name)
+
+
+def specification(scheme: QuantizationScheme, shape: Sequence[int], *, narrow: bool = False) -> PTQuantizerSpec:
+    """What NNCF makes an 8-bit quantizer from.
+
+    Args:
+        scheme: symmetric or asymmetric.
+        shape: of its ranges.
+        narrow: leave out the lowest code.
+    """
+    return PTQuantizerSpec(
+        num_bits=8,
+        mode=scheme,
+        signedness_to_force=None,
+        narrow_range=narrow,
+        half_range=False,
+        scale_shape=tuple(shape),
+        logarithm_scale=False,
+    )
 
 
 def find_sites(hooks: Mapping[str, Sequence[str]], graph: OperatorGraph) -> list[QuantizerSite]:

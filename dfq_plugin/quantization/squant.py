@@ -36,22 +36,23 @@ def on_grid(weight: Tensor, grid: Grid) -> Tensor:
     rows = weight.movedim(grid.axis or 0, 0)
     step = grid.step.reshape(-1, *[1] * (rows.ndim - 1))
     kernels = (rows / step).reshape(rows.shape[0], rows.shape[1], -1)
-    codes = squant_codes(kernels, grid.low, grid.high).reshape(rows.shape)
+    low, high = (limit - grid.zero_point.reshape(-1, 1, 1).to(kernels) for limit in (grid.low, grid.high))
+    codes = squant_codes(kernels, low, high).reshape(rows.shape)
     return (codes * step).movedim(0, grid.axis or 0)
 
 
-def squant_codes(scaled: Tensor, low: int, high: int) -> Tensor:
+def squant_codes(scaled: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
     """Round weights to integer codes by SQuant.
 
     Args:
         scaled: weights divided by their step, (out, in, kernel) with kernel = kH * kW, 1 for linear layers.
-        low: smallest code.
-        high: largest code.
+        low: smallest code, (out, 1, 1) where channels differ.
+        high: largest code, likewise.
 
     Returns:
         Codes as floats, (out, in, kernel).
     """
-    codes = scaled.round().clamp_(low, high)
+    codes = scaled.round().clamp_(torch.as_tensor(low), torch.as_tensor(high))
     errors = codes - scaled
     steps = movable(codes, errors, low, high)
     if scaled.shape[2] == 1:
@@ -67,7 +68,7 @@ def squant_codes(scaled: Tensor, low: int, high: int) -> Tensor:
     return codes + moves.scatter_add_(1, element, last.reshape(-1, 1)).reshape(codes.shape)
 
 
-def movable(codes: Tensor, errors: Tensor, low: int, high: int) -> Tensor:
+def movable(codes: Tensor, errors: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
     """For each code the step (+1, -1 or 0) to the neighbour on the other side of its weight; 0 where there is none."""
     direction = -errors.sign()
     target = codes + direction

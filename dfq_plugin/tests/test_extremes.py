@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from dfq_plugin.extremes import MovingExtremes
+from dfq_plugin.extremes import MovingExtremes, cover_channels
 
 
 def test_first_batch_is_taken_as_it_is() -> None:
@@ -38,3 +40,27 @@ def test_state_lets_another_one_go_on() -> None:
     for each in (seen, resumed):
         each.update(torch.tensor([-1.0, 5.0]))
     assert resumed.state == seen.state
+
+
+WEIGHT = torch.tensor([[[1.0, -2.0]], [[0.0, 0.0]], [[3.0, 5.0]]])  # three channels, the second dead
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1,)])
+def test_a_symmetric_range_reaches_the_largest_magnitude_of_each_channel(shape: tuple[int, ...]) -> None:
+    scale = torch.zeros(shape)
+    cover_channels(SimpleNamespace(get_trainable_params=lambda: {"scale": scale}), WEIGHT)
+    assert scale.flatten().tolist() == pytest.approx([2.0, 0.05, 5.0] if len(shape) == 3 else [5.0])
+
+
+def test_an_asymmetric_range_goes_from_the_least_to_the_largest_value_and_holds_zero() -> None:
+    low, reach = torch.zeros(3, 1, 1), torch.zeros(3, 1, 1)
+    ranges = {"input_low": low, "input_range": reach}
+    cover_channels(SimpleNamespace(get_trainable_params=lambda: ranges), WEIGHT)
+    assert low.flatten().tolist() == [-2.0, 0.0, 0.0]
+    assert reach.flatten().tolist() == pytest.approx([3.0, 0.05, 5.0])
+
+
+def test_a_weight_that_is_zero_throughout_gets_some_range() -> None:
+    scale = torch.zeros(2, 1)
+    cover_channels(SimpleNamespace(get_trainable_params=lambda: {"scale": scale}), torch.zeros(2, 4))
+    assert scale.flatten().tolist() == [1.0, 1.0]
