@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -39,7 +40,9 @@ def steps_of(student: Student, kind: str) -> dict[str, Tensor]:
 def test_student_comes_nearer_to_the_teacher_on_images_it_has_not_seen(preset: str, rounding: str) -> None:
     images, teacher = make_set(64, seed=1).images, tiny_teacher()
     plain = student_of(teacher, make_set(48), preset=preset, rounding=rounding, bias_correction="none", **TWO_BITS)
-    assert distance(reconstructed(preset), teacher, images) < 0.9 * distance(plain, teacher, images)
+    seeds = range(3)  # at 2 bits one may do a fifth better or worse than another
+    learned = mean(distance(reconstructed(preset, seed=seed), teacher, images) for seed in seeds)
+    assert learned < 0.9 * distance(plain, teacher, images)
 
 
 @pytest.mark.parametrize("preset", ["performance", "mixed"])

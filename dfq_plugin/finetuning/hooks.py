@@ -29,6 +29,7 @@ from dfq_plugin.config import FinetuneSettings
 from dfq_plugin.errors import InputError
 from dfq_plugin.finetuning.calibration import following_ranges, following_weights
 from dfq_plugin.finetuning.features import Outputs, compared_layers
+from dfq_plugin.finetuning.lean import lean_quantizers
 from dfq_plugin.finetuning.losses import (
     attention_loss,
     cross_entropy_loss,
@@ -91,6 +92,7 @@ class FinetuneHooks:
         """Make teacher and student ready; warm the source up and follow the ranges, unless a state was loaded."""
         self._student.eval()
         self._open.enter_context(self._trained.with_gradients())
+        self._open.enter_context(lean_quantizers(self._student))
         self._open.enter_context(frozen(self._teacher))
         settings = self._settings
         if settings.weight_range == "min_max":
@@ -140,9 +142,10 @@ class FinetuneHooks:
             InputError: it is not finite, or needs labels that the batch does not have.
         """
         batch = batch.to(next(self._student.parameters()))
+        images = batch.images.contiguous(memory_format=torch.channels_last)  # the layout of the fastest convolutions
         with torch.no_grad():
-            expected = self._teacher(batch.images)
-        found = (self._student if network is None else network)(batch.images)
+            expected = self._teacher(images)
+        found = (self._student if network is None else network)(images)
         terms: dict[str, Tensor] = {
             name: weight * self._term(name, found, expected, batch)
             for name, weight in self._settings.loss_weights.items()

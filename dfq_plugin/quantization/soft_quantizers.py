@@ -5,12 +5,11 @@ They take the place of NNCF's quantizers while a block is reconstructed. Papers 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from dfq_plugin.quantization.squant import on_grid
+from dfq_plugin.straight_through import round_to_grid
 from dfq_plugin.student import Grid
 
 STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1  # AdaRound's rectified sigmoid reaches 0 and 1 at finite logits
@@ -82,8 +81,7 @@ class DroppingQuantizer(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Round ``values``, any shape."""
         kept = random_mask(values, 1.0 - self._drop, self._random) if self._drop > 0 else None
-        output: Tensor = _RoundWithDrops.apply(values, self._step(), (self._low, self._high), kept)
-        return output
+        return round_to_grid(values, self._step(), (self._low, self._high), kept)
 
     @torch.no_grad()
     def limits(self) -> tuple[float, float]:
@@ -105,30 +103,3 @@ def random_mask(like: Tensor, probability: float, random: torch.Generator) -> Te
     threshold = round((1.0 - probability) * 2**BITS)
     mask = draws.float().sub_(threshold - 1).clamp_(0.0, 1.0)  # bytes at or above the threshold
     return mask.as_strided(like.shape, torch.empty_like(like).stride())
-
-
-class _RoundWithDrops(torch.autograd.Function):
-    """Straight-through rounding whose step has the gradient of LSQ (Esser et al., ICLR 2020, arXiv:1902.08153).
-
-    Inside the range the slope of the output over the step is (output - value) / step, beyond it output / step.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, step: Tensor, codes: tuple[int, int], kept: Tensor | None) -> Tensor:  # noqa: ANN401
-        low, high = codes
-        output = (values / step).round_().clamp_(low, high).mul_(step)
-        if kept is not None:
-            output = torch.lerp(values, output, kept)
-        ctx.save_for_backward(values, output, step, kept)
-        ctx.limits = low * step.item(), high * step.item()
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        (gradient,) = gradients
-        values, output, step, kept = ctx.saved_tensors
-        passed = torch.ops.aten.hardtanh_backward(gradient, values, *ctx.limits)
-        if kept is not None:
-            passed = torch.lerp(gradient, passed, kept)
-        slope = (gradient * output).sub_(passed * values).sum() / step
-        return passed, slope, None, None

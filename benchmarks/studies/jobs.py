@@ -1,0 +1,73 @@
+"""Measurements that each run in a process of their own, and a file of results that a study goes on from.
+
+A process of its own gives each measurement its own peak memory, and what is left of one never slows the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Job = Mapping[str, Any]
+Row = dict[str, Any]
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def measure_all(study: str, jobs: Iterable[Job], script: str, data: Path) -> list[Row]:
+    """Measure what is not measured yet, and give the rows of all jobs in their order.
+
+    Args:
+        study: names the file of results, one JSON object a line: the job with what was measured.
+        jobs: what to measure; each is told apart by all of its fields.
+        script: the study's own file, which ``answer`` makes do one job.
+        data: the folder with the labelled images.
+    """
+    path, rows = RESULTS / f"{study}.jsonl", []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        row = find(read_rows(path), job)
+        if row is None:
+            row = {**job, **_run_apart(script, job, data)}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+        rows.append(row)
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What was measured so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def find(rows: Iterable[Row], job: Job) -> Row | None:
+    """The row of a job that went well, if there is one."""
+    same = [row for row in rows if "error" not in row and all(row.get(key) == value for key, value in job.items())]
+    return same[-1] if same else None
+
+
+def _run_apart(script: str, job: Job, data: Path) -> Row:
+    command = [sys.executable, script, "--data", str(data), "--one", json.dumps(job)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the study itself
+    try:
+        row: Row = json.loads(result.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"error": f"exit code {result.returncode}: {result.stderr[-400:]}"}
+    return row
+
+
+def answer(measure: Callable[[Job, Path], Row], job: str, data: Path) -> None:
+    """Do one job and print its row, with the minutes and the peak memory it took."""
+    start = time.perf_counter()
+    row = measure(json.loads(job), data)
+    seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    print(json.dumps({**row, "minutes": round(seconds / 60, 2), "memory_gb": round(memory, 2), "threads": threads}))

@@ -1,0 +1,142 @@
+"""The comparison of the field: each method on the papers' quantizer, all layers at k bits, the same fine-tuning.
+
+    python benchmarks/studies/methods.py --data DIR                  # what a CPU can do in an afternoon
+    python benchmarks/studies/methods.py --data DIR --bits 4 --seeds 0 --methods intraq folder
+
+ResNet-20, CIFAR-10; weights with a zero point and min-max ranges taken anew at every step, activations quantized behind
+ReLUs only, moving extremes, last step. Results are kept in ``benchmarks/results/methods.jsonl``, so that the command
+goes on where it stopped; the table goes to ``docs/studies/methods.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dfq_plugin as dfq
+
+from cifar import CPU_STEPS, SHAPE, TestImages, load_teacher, make_images  # isort: skip - next to this file
+from jobs import Job, Row, answer, measure_all
+from tables import plot, spread, write_page
+
+ONLINE = ("gdfq", "qimera", "adadfq")
+METHODS = (
+    "noise",
+    "fractal",
+    "zeroq",
+    "gdfq",
+    "qimera",
+    "gznq",
+    "deepinversion",
+    "intraq",
+    "adadfq",
+    "genie",
+    "folder",
+)
+MORE_SEEDS = ("intraq", "adadfq", "genie", "folder")
+IMAGES, BATCH, EPOCHS, STEPS = 256, 32, 4, 50  # the budget: 200 steps of the student
+TRAINING: dict[str, Any] = {"batch_size": BATCH, "epochs": EPOCHS, "calibration_batches": 8, "weight_range": "min_max"}
+# Drops from float in points, the best epoch on test data, of the papers on their ResNet-20 for CIFAR-10 (float 93.89).
+PUBLISHED: dict[tuple[str, int], float] = {
+    ("zeroq", 4): 9.21,
+    ("zeroq", 3): 64.57,
+    ("gdfq", 5): 0.51,
+    ("gdfq", 4): 3.78,
+    ("gdfq", 3): 18.78,
+    ("qimera", 5): 0.43,
+    ("qimera", 4): 2.63,
+    ("qimera", 3): 19.46,
+    ("intraq", 4): 2.40,
+    ("intraq", 3): 16.82,
+    ("adadfq", 5): 0.08,
+    ("adadfq", 4): 1.58,
+    ("adadfq", 3): 9.00,
+    ("folder", 3): 5.95,
+}
+
+
+def main() -> None:
+    """Measure, then write the page."""
+    arguments = parse()
+    if arguments.one:
+        answer(measure, arguments.one, arguments.data)
+        return
+    jobs = list(jobs_of(arguments.methods, arguments.bits, arguments.seeds))
+    write(measure_all("methods", jobs, __file__, arguments.data))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--bits", nargs="+", type=int, default=[4, 3, 5])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="beyond 0 only where a gap is small")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def jobs_of(methods: list[str], bits: list[int], seeds: list[int]) -> Iterator[Job]:
+    """Everything once before anything twice."""
+    for seed in seeds:
+        for width in bits:
+            for method in methods:
+                if seed == 0 or method in MORE_SEEDS:
+                    yield {"method": method, "bits": width, "seed": seed, "steps": EPOCHS * STEPS, "batch": BATCH}
+
+
+def measure(job: Job, data: Path) -> Row:
+    """One student: quantized on the method's images, then distilled on them, or on its generator's batches."""
+    teacher, method, seed = load_teacher(data), job["method"], job["seed"]
+    images = make_images(teacher, data, method, count=IMAGES, seed=seed)
+    student = dfq.quantize(
+        teacher,
+        images,
+        weight_bits=job["bits"],
+        activation_bits=job["bits"],
+        first_last_bits=None,
+        placement="relu_only",
+        rounding="nearest",
+        activation_range="min_max",
+        bias_correction="none",
+    )
+    test = TestImages(data, teacher)
+    before = test.measure(student)
+    if method in ONLINE:
+        params = {**CPU_STEPS[method], "batch_size": BATCH, "steps_per_epoch": STEPS}
+        source = dfq.learning_source(teacher, provider=method, input_shape=SHAPE, seed=seed, params=params)
+        dfq.finetune(teacher, student, source, seed=seed, **TRAINING)
+    else:
+        dfq.finetune(teacher, student, images, seed=seed, steps_per_epoch=STEPS, **TRAINING)
+    return {"before": before, **test.measure(student)}
+
+
+def write(rows: list[Row]) -> None:
+    """The table of drops, and minutes and memory of each method."""
+    widths = sorted({row["bits"] for row in rows}, reverse=True)
+    good = [row for row in rows if "error" not in row]
+
+    def drops(method: str, bits: int) -> list[float]:
+        return [row["drop"] for row in good if (row["method"], row["bits"]) == (method, bits)]
+
+    table = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in good if row["method"] == method]
+        cells = [spread(drops(method, bits)) for bits in widths]
+        published = [f"{PUBLISHED[method, bits]:.2f}" if (method, bits) in PUBLISHED else "" for bits in widths]
+        cost = spread([row["minutes"] for row in own]), spread([row["memory_gb"] for row in own])
+        table.append([method, *cells, *published, *cost])
+    header = ["method", *(f"W{bits}A{bits}" for bits in widths), *(f"published W{bits}A{bits}" for bits in widths)]
+    text = __doc__.split("\n\n")[2].replace("\n", " ")
+    write_page("methods", "Methods on the papers' quantizer", text, [*header, "minutes", "GB"], table)
+    lines = {
+        method: {float(bits): drops(method, bits) for bits in widths if drops(method, bits)}
+        for method in dict.fromkeys(row["method"] for row in good)
+    }
+    plot("methods", ("bits", "drop from float, points"), lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Tables and plots of the studies, with the published values beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+PAGES = Path(__file__).parents[2] / "docs" / "studies"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and with several seeds the sample standard deviation; a dash where nothing was measured."""
+    if not values:
+        return "-"
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def write_page(name: str, title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write ``docs/studies/NAME.md``: a title, what was done, and one table."""
+    PAGES.mkdir(parents=True, exist_ok=True)
+    lines = [f"# {title}", "", text.strip(), "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    (PAGES / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+
+def plot(name: str, axes: tuple[str, str], lines: Mapping[str, Mapping[float, Sequence[float]]]) -> None:
+    """Draw ``docs/studies/NAME.svg``: each line's mean over its seeds at every x, with their spread."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = name  # the same picture every time
+    figure, axis = plt.subplots(figsize=(6.4, 4.0))
+    for label, points in lines.items():
+        places = sorted(points)
+        middle = [mean(points[place]) for place in places]
+        around = [stdev(points[place]) if len(points[place]) > 1 else 0.0 for place in places]
+        axis.errorbar(places, middle, around, marker="o", capsize=3, label=label)
+    axis.set(xlabel=axes[0], ylabel=axes[1])
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    PAGES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PAGES / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
