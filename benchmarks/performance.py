@@ -1,0 +1,290 @@
+"""Cost of synthesis and of fine-tuning as ratios to what no loop can do without; written to ``docs/performance.md``.
+
+    python benchmarks/performance.py                 # a quarter of an hour on two cores
+    python benchmarks/performance.py --only synthesis --rounds 5
+    python benchmarks/performance.py --smoke         # tiny sizes: whether it runs at all; nothing is written
+
+Random weights with the BatchNorm statistics of random images: speed depends on neither. What is compared alternates
+within one process, and the medians over the rounds are divided. The floor of a synthesis step is one forward pass and
+one gradient with regard to the images, weights frozen, in the layout of our loop. The plain loop is the one that the
+IntraQ paper describes, written without thought of speed: gradients of the weights are computed too, images are cropped
+one by one, statistics are taken in a pass of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import cifar_networks
+from export_networks import images, set_statistics
+
+import dfq_plugin as dfq
+from dfq_plugin.batches import FixedBatches
+from dfq_plugin.config import FinetuneSettings
+from dfq_plugin.finetuning import FinetuneHooks
+from dfq_plugin.finetuning.loop import make_optimizer
+from dfq_plugin.synthetic_set import SyntheticSet, describe_run
+
+PAGE = HERE.parent / "docs" / "performance.md"
+SIZES = [("resnet18", 224, 8), ("resnet18", 224, 32), ("resnet20", 32, 256), ("mobilenet_v2", 224, 8)]
+SMOKE_SIZES = [("resnet20", 8, 4)]
+COUNTS, SIDES = (64, 128, 256, 512, 1024), (64, 96, 128, 160, 224)
+DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")
+TARGETS = {"ours / floor": "<= 1.15", "plain / ours": ">= 2.0", "fine-tuning / training": "<= 1.6"}
+COMMAND = "python benchmarks/performance.py"
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, print a line each, write the page."""
+    arguments = parse()
+    sizes = SMOKE_SIZES if arguments.smoke else SIZES
+    rows: list[Row] = []
+    if "synthesis" in arguments.only:
+        rows += [synthesis(*size, rounds=arguments.rounds, steps=arguments.steps) for size in sizes]
+    if "finetuning" in arguments.only:
+        side, batch = (8, 4) if arguments.smoke else (32, 64)
+        rows.append(finetuning(side, batch, arguments.rounds, arguments.steps))
+    if "scaling" in arguments.only:
+        rows += list(scaling(arguments.steps, smoke=arguments.smoke))
+    for row in rows:
+        print(row, flush=True)
+    if not arguments.smoke:
+        write(rows, arguments)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ["synthesis", "finetuning", "scaling"]
+    parser.add_argument("--only", nargs="+", default=parts, choices=parts)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="in each round")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, no page")
+    return parser.parse_args()
+
+
+def build(name: str, side: int) -> nn.Module:
+    """A network by name with statistics that random images give."""
+    if name == "resnet20":
+        return set_statistics(cifar_networks.resnet20(), images(side, 8))
+    from torchvision import models
+
+    return set_statistics(models.get_model(name, weights=None), images(side, 8))
+
+
+def synthesis(name: str, side: int, batch: int, *, rounds: int, steps: int) -> Row:
+    """Milliseconds of a step of our loop, of the floor and of the plain loop."""
+    network = build(name, side)
+    ways = {
+        "ours": lambda: generate(network, side, batch, steps),
+        "floor": floor(network, side, batch, steps),
+        "plain": plain(network, side, batch, steps),
+    }
+    medians = {way: value / steps for way, value in alternate(ways, rounds).items()}
+    return {
+        "what": f"IntraQ, {name} at {side}, batch {batch}",
+        "ms": {way: round(1000 * seconds, 1) for way, seconds in medians.items()},
+        "ours / floor": round(medians["ours"] / medians["floor"], 2),
+        "plain / ours": round(medians["plain"] / medians["ours"], 2),
+    }
+
+
+def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median seconds of each way, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def generate(network: nn.Module, side: int, count: int, steps: int) -> SyntheticSet:
+    """One batch of IntraQ."""
+    params = {"steps": steps, "batch_size": count}
+    return dfq.generate(
+        network, provider="intraq", input_shape=(3, side, side), num_samples=count, params=params, cache=False
+    )
+
+
+def floor(network: nn.Module, side: int, batch: int, steps: int) -> Callable[[], None]:
+    """Forward passes and gradients with regard to the images."""
+    frozen = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+    pixels = images(side, batch).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def run() -> None:
+        for _ in range(steps):
+            torch.autograd.grad(frozen(pixels).square().mean(), pixels)
+
+    return run
+
+
+def plain(network: nn.Module, side: int, batch: int, steps: int) -> Callable[[], None]:
+    """The loop of the paper as it is told."""
+    trainable = copy.deepcopy(network).eval().requires_grad_(requires_grad=True)
+    pixels = images(side, batch).requires_grad_()
+    labels, optimizer = torch.randint(10, (batch,)), torch.optim.Adam([pixels], lr=0.5)
+
+    def run() -> None:
+        with statistics_of(trainable) as gaps:
+            for step in range(steps):
+                gaps.clear()
+                seen = torch.cat([cropped(image) for image in pixels.split(1)]) if step % 2 else pixels
+                own = trainable(seen).softmax(dim=1).gather(1, labels.unsqueeze(1))
+                loss = torch.stack(gaps).mean() + (own - 1).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        trainable.zero_grad()
+
+    return run
+
+
+@contextmanager
+def statistics_of(network: nn.Module) -> Iterator[list[Tensor]]:
+    """The distance of the moments at every BatchNorm layer from the stored ones, while the block runs."""
+    gaps: list[Tensor] = []
+
+    def compare(layer: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401 - a BatchNorm layer
+        mean, variance = inputs[0].mean(dim=(0, 2, 3)), inputs[0].var(dim=(0, 2, 3), correction=0)
+        gaps.append((mean - layer.running_mean).square().mean() + (variance - layer.running_var).square().mean())
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    handles = [layer.register_forward_pre_hook(compare) for layer in layers]
+    try:
+        yield gaps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cropped(image: Tensor) -> Tensor:
+    """A random part of an image, at least half of its area, at the size of the whole."""
+    height, width = image.shape[2:]
+    share = math.sqrt(0.5 + 0.5 * torch.rand(()).item())
+    tall, wide = max(1, round(height * share)), max(1, round(width * share))
+    top, left = (int(torch.randint(room + 1, ())) for room in (height - tall, width - wide))
+    part = image[:, :, top : top + tall, left : left + wide]
+    return F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def finetuning(side: int, batch: int, rounds: int, steps: int) -> Row:
+    """A step of the 4-bit student, the teacher's pass with it, against a training step of the float network."""
+    network = build("resnet20", side)
+    synthetic = SyntheticSet(images(side, 4 * batch), None, None, describe_run("noise", {}, 0, ""))
+    student = dfq.quantize(network, synthetic, weight_bits=4, activation_bits=4)
+    settings = FinetuneSettings(epochs=1, batch_size=batch)
+    trained = copy.deepcopy(network).train().requires_grad_(requires_grad=True)
+    optimizer = torch.optim.Adam(trained.parameters(), lr=1e-4)
+    labels = torch.randint(10, (batch,))
+    pixels = images(side, batch).contiguous(memory_format=torch.channels_last)
+
+    def distil() -> None:
+        source = FixedBatches(synthetic, batch, 0, batches_per_epoch=steps)
+        with FinetuneHooks(network, student, source, settings) as hooks:
+            own = make_optimizer(hooks.parameter_groups(), settings)
+            for drawn in hooks.epoch(0):
+                own.zero_grad()
+                hooks.loss(drawn).backward()
+                own.step()
+                hooks.after_step()
+
+    def train() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.cross_entropy(trained(pixels), labels).backward()
+            optimizer.step()
+
+    medians = {way: value / steps for way, value in alternate({"student": distil, "float": train}, rounds).items()}
+    return {
+        "what": f"fine-tuning, resnet20 at {side}, batch {batch}",
+        "ms": {way: round(1000 * seconds, 1) for way, seconds in medians.items()},
+        "fine-tuning / training": round(medians["student"] / medians["float"], 2),
+    }
+
+
+def scaling(steps: int, *, smoke: bool) -> Iterator[Row]:
+    """How the time of synthesis grows: the exponent of a power law through the points."""
+    counts, sides, depths = (4, 8), (8, 16), ()
+    if not smoke:
+        counts, sides, depths = COUNTS, SIDES, DEPTHS
+    small = build("resnet20", sides[0])
+    yield grown("images, resnet20", counts, [seconds(small, sides[0], count, steps) for count in counts])
+    wide = build("resnet20" if smoke else "resnet18", sides[0])
+    areas = [side**2 for side in sides]
+    yield grown("pixels, 8 images", areas, [seconds(wide, side, 8, steps) for side in sides])
+    if depths:
+        networks = [build(name, 64) for name in depths]
+        operations = [multiplications(network, 64) for network in networks]
+        yield grown("operations, ResNet-18 to 101", operations, [seconds(each, 64, 8, steps) for each in networks])
+
+
+def seconds(network: nn.Module, side: int, count: int, steps: int) -> float:
+    """The median time of a generation, in batches of at most 64."""
+    params = {"steps": steps, "batch_size": min(count, 64)}
+    make = lambda: dfq.generate(  # noqa: E731 - timed as one way of several
+        network, provider="intraq", input_shape=(3, side, side), num_samples=count, params=params, cache=False
+    )
+    return alternate({"ours": make}, 3)["ours"]
+
+
+def multiplications(network: nn.Module, side: int) -> int:
+    """Multiply-accumulates of the convolutions for one image."""
+    total = 0
+
+    def count(layer: Any, _inputs: object, output: Tensor) -> None:  # noqa: ANN401 - a convolution
+        nonlocal total
+        total += layer.weight[0].numel() * output.numel()
+
+    handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        network(images(side, 1))
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def grown(what: str, sizes: Sequence[int], times: Sequence[float]) -> Row:
+    """The slope of the logarithm of the time over that of the size, by least squares."""
+    x, y = ([math.log(value) for value in values] for values in (sizes, times))
+    slope = statistics.linear_regression(x, y).slope
+    points = dict(zip(sizes, (round(value, 2) for value in times), strict=True))
+    return {"what": f"time over {what}", "seconds": points, "exponent": round(slope, 2)}
+
+
+def write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+    """The page, with what was to be reached beside what was."""
+    lines = ["# Performance", "", __doc__.split("\n\n")[2].replace("\n", " "), ""]
+    here = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    lines += [f"{arguments.rounds} rounds of {arguments.steps} steps, {here}. Command: `{COMMAND}`.", ""]
+    lines += ["| what | measured | ratio or exponent | target |", "|---|---|---|---|"]
+    for row in rows:
+        measured = ", ".join(f"{key} {value}" for key, value in (row.get("ms") or row["seconds"]).items())
+        unit = "ms a step" if "ms" in row else "s"
+        for name in ("ours / floor", "plain / ours", "fine-tuning / training", "exponent"):
+            if name in row:
+                lines.append(f"| {row['what']} | {measured} {unit} | {name} {row[name]} | {TARGETS.get(name, '1')} |")
+    PAGE.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
