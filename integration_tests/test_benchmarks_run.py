@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def test_performance_gives_every_ratio() -> None:
     command = [sys.executable, str(BENCHMARKS / "performance.py"), "--smoke", "--rounds", "1", "--steps", "1"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own file
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-2000:]
     for ratio in ("ours / floor", "plain / ours", "fine-tuning / training", "exponent"):
         assert f"'{ratio}': " in found.stdout
