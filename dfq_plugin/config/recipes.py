@@ -14,7 +14,7 @@ EIGHT = 8  # at eight bits rounding to the right neighbour is enough; below, it 
 
 # Half of the images come from the method that suits the network, half are fractals: what the one kind lacks the other
 # has. The steps are for a CPU; the methods' own defaults are those of papers, made for a GPU and hours.
-_METHOD = {"provider": "auto", "params": {"prefer": "speed", "steps": 200, "learning_rate": 0.1}}
+_METHOD = {"provider": "auto", "params": {"prefer": "speed", "steps": 200, "learning_rate": 0.1, "batch_size": 64}}
 _SYNTHESIS: dict[str, Any] = {"provider": "mixture", "params": {"parts": [_METHOD, {"provider": "fractal"}]}}
 
 _FAST: dict[str, Any] = {"calibration": {"provider": "none", "num_samples": 16}}
@@ -26,8 +26,12 @@ _EIGHT_BITS: dict[str, dict[str, Any]] = {
 _LOW_BITS: dict[str, dict[str, Any]] = {
     "fast": _FAST,
     "balanced": {"calibration": {"num_samples": 256} | _SYNTHESIS, "quantize": {"reconstruction": {"steps": 300}}},
-    # No fine-tuning: after so many steps of reconstruction it changes accuracy no more, for as many minutes again.
-    "best": {"calibration": {"num_samples": 512} | _SYNTHESIS, "quantize": {"reconstruction": {"steps": 1000}}},
+    # Reconstruction fits each block to its own output; what the blocks do to each other is left to fine-tuning.
+    "best": {
+        "calibration": {"num_samples": 512} | _SYNTHESIS,
+        "quantize": {"reconstruction": {"steps": 1000}},
+        "finetune": {"epochs": 100, "batch_size": 64},
+    },
 }
 
 
