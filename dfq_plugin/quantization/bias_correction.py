@@ -45,7 +45,7 @@ def correct_biases(
         weight = student.network.get_parameter(layer.weight)
         error = student.quantizer(layer.weight_quantizer)(weight) - float_weights[layer.weight]
         moved = response(error)
-        channels = 1 if moved.ndim > 2 else -1
+        channels = 1 if weight.ndim > 2 else -1  # of tokens, (1, tokens, channels), they come last
         student.network.get_parameter(layer.bias).sub_(moved.movedim(channels, 0).flatten(1).mean(dim=1))
         corrected.append(layer.operator)
     return corrected

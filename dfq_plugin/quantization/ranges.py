@@ -236,13 +236,14 @@ def watch(quantizers: dict[str, torch.nn.Module], shares: Tensor | None = None) 
 
     Args:
         quantizers: modules by name; each is called with the tensor it would quantize.
-        shares: how much each element of a batch counts, (N,); 1 when left out.
+        shares: how much each element of a batch counts, (N,); 1 when left out, and for tensors of another batch size.
     """
     histograms = {name: TensorHistogram() for name in quantizers}
 
     def hook_for(histogram: TensorHistogram) -> object:
         def count(_module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            histogram.update(inputs[0].detach(), shares)
+            values = inputs[0].detach()
+            histogram.update(values, shares if shares is not None and len(values) == len(shares) else None)
 
         return count
 
