@@ -1,4 +1,4 @@
-"""Networks that mix BatchNorm with tokens, (images, tokens, channels): what BatchNorm says reaches the right channels."""
+"""Networks that mix BatchNorm with tokens, (images, tokens, channels): its statistics reach the right channels."""
 
 from __future__ import annotations
 
