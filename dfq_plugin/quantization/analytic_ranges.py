@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from nncf.torch.function_hook.hook_executor_mode import OpMeta
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, TRANSPARENT, Body, OperatorGraph
+from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, Body, OperatorGraph
 from dfq_plugin.quantization.operator_mode import OperatorMode
 from dfq_plugin.quantization.ranges import TensorHistogram, watch
 from dfq_plugin.quantization.switching import in_float
@@ -77,25 +78,33 @@ def batchnorm_moments(teacher: nn.Module, example: Tensor, graph: OperatorGraph)
     """
     body = Body(copy.deepcopy(teacher)).eval()
     before = OperatorGraph.trace(body, example)
-    present, earlier = ({node.node_name for node in each.operators()} for each in (graph, before))
+    heirs = _operators_by_module(graph)
+    runs: Counter[str] = Counter()
     found = {}
     for node in before.operators("batch_norm"):
-        names = before.parameters(node).values()
-        norm_name = next(iter(names)).rpartition(".")[0] if names else ""
-        place = node.node_name.rsplit("/", 2)[0]
-        source = before.sources(node)[0]
-        while source.node_type in TRANSPARENT:
-            source = before.sources(source)[0]
-        # A network may call the layers of another module directly; all convolutions then have one place, and only what
-        # was not there before is the one that stands for this BatchNorm.
-        made = [name for name in (f"{place}/conv2d/0", f"{place}/0/conv2d/0") if name not in earlier]
-        folded = norm_name.removeprefix("network.").replace(".", "/") in graph.folded
-        candidates = [source.node_name] if folded else [node.node_name, *made, source.node_name]
-        operator = next((name for name in candidates if name in present), None)
-        norm = body.get_submodule(norm_name) if names else None
-        if operator is not None and isinstance(norm, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - their base class
-            found[operator] = _moments_behind(norm)
+        parameter = next(iter(before.parameters(node).values()), "")
+        name = parameter.rpartition(".")[0]
+        norm = body.get_submodule(name) if name else None
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - their base class
+            continue
+        layer = graph.folded.get(name.removeprefix("network.").replace(".", "/"))
+        heir = name if layer is None else "network." + layer.replace("/", ".")
+        operators = heirs.get(heir) or heirs.get(
+            f"{heir}.0", []
+        )  # the latter where an activation function was part of it
+        if runs[name] < len(operators):
+            found[operators[runs[name]]] = _moments_behind(norm)
+        runs[name] += 1
     return found
+
+
+def _operators_by_module(graph: OperatorGraph) -> dict[str, list[str]]:
+    """The operators that read a parameter of each module, in order of execution."""
+    operators: dict[str, list[str]] = {}
+    for node in graph.operators():
+        for module in dict.fromkeys(name.rpartition(".")[0] for name in graph.parameters(node).values()):
+            operators.setdefault(module, []).append(node.node_name)
+    return operators
 
 
 def _moments_behind(norm: nn.modules.batchnorm._BatchNorm) -> Moments:
