@@ -73,10 +73,11 @@ def test_05_provider_of_ones_own_is_listed_and_calibrates(tmp_path: Path) -> Non
     assert noise > 10
 
 
-def test_07_one_set_calibrates_three_backends(tmp_path: Path) -> None:
+def test_07_one_set_calibrates_models_of_other_backends(tmp_path: Path) -> None:
     printed = run_example("07_other_backends.py", tmp_path)
-    assert re.findall(r"^(\w+), 8 bits", printed, re.MULTILINE) == ["PyTorch", "ONNX", "OpenVINO"]
+    assert re.findall(r"^(\w+), 8 bits", printed, re.MULTILINE) == ["ONNX", "OpenVINO"]
     plain, *quantized = percents(printed)
+    assert len(quantized) == 2
     assert all(abs(value - plain) < 3 for value in quantized)
 
 
