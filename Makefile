@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 FUZZ_SECONDS := 60
 
-.PHONY: demo digits test check format audit fuzz kills soak clean
+.PHONY: demo digits test check docs format audit fuzz kills soak clean
 
 demo: $(READY)  ## EfficientNet-Lite0 from trained weights to a proven integer ONNX file, without data
 	$(PYTHON) examples/efficientnet_lite0.py
@@ -20,6 +20,10 @@ check: $(READY)  ## style and types
 # The tests' tensors are tiny: one thread each is faster than two that wait for each other.
 test: $(READY)  ## unit and integration tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest
+
+docs: $(READY)  ## the site, in docs/_build; a warning is an error
+	$(PYTHON) docs/reference.py
+	$(PYTHON) -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
 
 audit: $(READY)  ## known weaknesses of what is installed; says so when the list of them cannot be had
 	$(PYTHON) -m pip install --quiet --editable ".[audit]"

@@ -16,6 +16,8 @@ if VERSION is None:
 # Lower bounds are what the code needs; upper ones end before the next version that may break it by its own rules.
 VISION = ["torchvision>=0.26,<1", "timm>=1.0,<2"]
 REPORT = ["matplotlib>=3.9,<4", "jinja2>=3.1,<4"]
+DISTRIBUTED = ["accelerate>=1,<2"]
+DOCS = ["sphinx>=8.1,<10", "myst-parser>=4,<6", "furo>=2024.8,<2027"]
 TEST = [
     "pytest>=9,<10",
     "hypothesis>=6.100,<7",
@@ -62,10 +64,11 @@ setup(
         "vision": VISION,
         "report": REPORT,
         "tracking": ["tensorboard>=2.18,<3", "mlflow>=3,<4"],
-        "distributed": ["accelerate>=1,<2"],
+        "distributed": DISTRIBUTED,
+        "docs": DOCS,
         "audit": ["pip-audit>=2.9,<3"],
         "fuzz": ["atheris>=3,<4"],
-        "test": [*TEST, *VISION, *REPORT],
+        "test": [*TEST, *VISION, *REPORT, *DISTRIBUTED, *DOCS],
     },
     entry_points={"console_scripts": ["dfq = dfq_plugin.cli:main"]},
     classifiers=[

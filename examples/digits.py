@@ -12,20 +12,15 @@ import time
 from pathlib import Path
 
 import torch
-from networks import DigitNet
+from digits_task import MEAN, SEED, STD, accuracy, load_data, train
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import dfq_plugin as dfq
 
 SMOKE = "--smoke" in sys.argv
-SEED = 0
-MEAN, STD = (0.3,), (0.376,)  # of the pixels in 0..1
 EPOCHS = 4 if SMOKE else 30
 IMAGES = 64 if SMOKE else 256
 STEPS = 20 if SMOKE else 200
@@ -37,7 +32,7 @@ def main() -> None:
     """Train, quantize in every way, print the table."""
     start = time.perf_counter()
     train_images, test_images, train_labels, test_labels = load_data()
-    teacher = train(train_images, train_labels)
+    teacher = train(train_images, train_labels, EPOCHS)
     plain = accuracy(teacher, test_images, test_labels)
     table = Table(title=f"Digits: accuracy in %, float {plain:.2f} on {len(test_images)} held-out images")
     for column in ("calibration", "W8A8", "W4A4", "W4A4 fine-tuned"):
@@ -47,31 +42,6 @@ def main() -> None:
         table.add_row(provider, *(f"{value:.2f}" for value in cells))
     Console().print(table)
     print(f"{time.perf_counter() - start:.0f} seconds, seed {SEED}.")
-
-
-def load_data() -> list[Tensor]:
-    """Images, (N, 1, 8, 8) normalised, and labels, (N,), for training and for testing."""
-    digits = load_digits()
-    images = (torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16.0 - MEAN[0]) / STD[0]
-    labels = torch.tensor(digits.target)
-    parts = train_test_split(images, labels, test_size=450, random_state=SEED, stratify=labels)
-    return list(parts)
-
-
-def train(images: Tensor, labels: Tensor) -> nn.Module:
-    """Train the network for a few seconds."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        network = DigitNet().train()
-    generator = torch.Generator().manual_seed(SEED)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(images), generator=generator).split(64):
-            loss = F.cross_entropy(network(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return network.eval()
 
 
 def providers(images: Tensor, labels: Tensor) -> dict[str, dict[str, object]]:
@@ -95,12 +65,6 @@ def quantize_in_every_way(
     before = accuracy(eight, images, labels), accuracy(four, images, labels)
     dfq.finetune(teacher, four, synthetic, epochs=FINETUNE_EPOCHS, augment=False)
     return (*before, accuracy(four, images, labels))
-
-
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Percent of images given their label."""
-    with torch.no_grad():
-        return 100.0 * (network(images).argmax(dim=1) == labels).double().mean().item()
 
 
 if __name__ == "__main__":

@@ -42,3 +42,20 @@ def block(channels: int, features: int, stride: int) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU."""
     convolution = nn.Conv2d(channels, features, 3, stride, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(features), nn.ReLU())
+
+
+class Painter(nn.Module):
+    """A small encoder and decoder with a shortcut, (N, 1, H, W) to a map of two classes, (N, 2, H, W)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = block(1, 16, stride=1)
+        self.coarse = nn.Sequential(block(16, 32, stride=2), block(32, 32, stride=1))
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.merge = block(48, 16, stride=1)
+        self.paint = nn.Conv2d(16, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of every pixel."""
+        fine = self.fine(images)
+        return self.paint(self.merge(torch.cat([fine, self.up(self.coarse(fine))], dim=1)))

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nncf
+import numpy as np
 import onnx
+import onnxruntime
+import openvino
 import pytest
 import torch
 from PIL import Image
@@ -80,7 +83,8 @@ def test_dataset_says_its_length_and_batch_size_and_gives_chosen_batches() -> No
     assert torch.equal(torch.cat(list(dataset.get_inference_data())), synthetic.images)
 
 
-def test_quantize_works_on_a_set_for_an_onnx_model(tmp_path: Path) -> None:
+def float_file(folder: Path) -> Path:
+    """The tiny network as an ONNX file whose batch may have any size."""
     program = torch.onnx.export(
         tiny_teacher(),
         (torch.zeros(2, 3, 8, 8),),
@@ -90,7 +94,30 @@ def test_quantize_works_on_a_set_for_an_onnx_model(tmp_path: Path) -> None:
         verbose=False,
     )
     assert program is not None
-    program.save(tmp_path / "tiny.onnx")
-    dataset = generate(Noise()).to_nncf(batch_size=4, backend="onnx", input_name="pixels")
-    quantized = nncf.quantize(onnx.load(tmp_path / "tiny.onnx"), dataset)
+    program.save(folder / "tiny.onnx")
+    return folder / "tiny.onnx"
+
+
+def relative_error(found: np.ndarray, images: torch.Tensor) -> float:
+    """How far logits are from those of the float network."""
+    with torch.no_grad():
+        expected = tiny_teacher()(images)
+    return float((torch.from_numpy(found) - expected).norm() / expected.norm())
+
+
+def test_quantize_works_on_a_set_for_an_onnx_model(tmp_path: Path) -> None:
+    synthetic = generate(Noise())
+    dataset = synthetic.to_nncf(batch_size=4, backend="onnx", input_name="pixels")
+    quantized = nncf.quantize(onnx.load(float_file(tmp_path)), dataset)
     assert sum(node.op_type == "QuantizeLinear" for node in quantized.graph.node) >= 3
+    session = onnxruntime.InferenceSession(quantized.SerializeToString())
+    assert 0 < relative_error(session.run(None, {"pixels": synthetic.images.numpy()})[0], synthetic.images) < 0.3
+
+
+def test_quantize_works_on_a_set_for_an_openvino_model(tmp_path: Path) -> None:
+    synthetic = generate(Noise())
+    dataset = synthetic.to_nncf(batch_size=4, backend="openvino", input_name="pixels")
+    quantized = nncf.quantize(openvino.Core().read_model(float_file(tmp_path)), dataset)
+    assert sum(node.get_type_name() == "FakeQuantize" for node in quantized.get_ops()) >= 3
+    compiled = openvino.Core().compile_model(quantized, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert 0 < relative_error(np.asarray(compiled(synthetic.images.numpy())[0]), synthetic.images) < 0.3

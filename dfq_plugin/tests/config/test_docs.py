@@ -1,53 +1,56 @@
-"""The page about config files says what the code does."""
+"""The page about NNCF 2.x files says of every field what the code does with it."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
-from dfq_plugin.config import json_schema, load_config
-from dfq_plugin.config.base import Settings
-from dfq_plugin.config.legacy_removed import OTHER_ALGORITHMS
-from dfq_plugin.config.legacy_schema import InputInfo, KnowledgeDistillation, Quantization
-from dfq_plugin.config.problems import allowed, places_of_keys
-from dfq_plugin.config.schema import Config
+from dfq_plugin.config.legacy_removed import FORMER_KEYS, OTHER_ALGORITHMS
+from dfq_plugin.tests.config.test_nncf2_fields import DISTILLATION, INPUT, PLACES, QUANTIZATION, ROOT, Case
 
-PAGE = (Path(__file__).parents[3] / "docs" / "config.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "from_nncf2.md").read_text(encoding="utf-8")
+STATUSES = {"mapped", "ours", "approximated", "ignored", "refused"}
+SECTIONS = {"": "The root", "/compression": "`quantization`", "/compression/[]": "`knowledge_distillation`"}
 
 
-def rows_of(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
-    """One table row a setting, sections inside sections by their own tables."""
-    rows = []
-    for name, field in model.model_fields.items():
-        key = field.alias or name
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            rows += rows_of(kind, (*place, key))
-            continue
-        default = "required" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
-        meaning = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{key}` | {allowed(json_schema(), (*place, key))} | {default} | {meaning} |")
-    return rows
+def rows(heading: str) -> dict[str, set[str]]:
+    """Each field of a table with what its row says becomes of it."""
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found = {}
+    for names, status in re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \| ([a-z, ]+) \|", section, re.MULTILINE):
+        found.update({name: set(status.split(", ")) for name in re.findall(r"`([\w.]+)`", names)})
+    return found
 
 
-@pytest.mark.parametrize("row", rows_of(Config, ()))
-def test_page_holds_every_setting_with_its_bounds_default_and_meaning(row: str) -> None:
-    assert row in PAGE
+def section_and_field(place: str) -> tuple[str, str]:
+    """Where the page tells of a place such as ``/compression/weights/bits``."""
+    parts = place.strip("/").split("/")
+    if parts[0] != "compression" or len(parts) == 1:
+        return "", ".".join(parts)
+    if parts[1] == "[]":
+        return "/compression/[]", ".".join(parts[2:])
+    return "/compression", ".".join({"fc": "SCOPE"}.get(part, part) for part in parts[1:] if part != "[]")
 
 
-@pytest.mark.parametrize(
-    "key",
-    sorted({*places_of_keys({"/": Quantization, "/k": KnowledgeDistillation, "/i": InputInfo}), *OTHER_ALGORITHMS}),
-)
-def test_page_names_every_nncf2_field(key: str) -> None:
-    assert f"`{key}`" in PAGE
+@pytest.mark.parametrize(("place", "case"), PLACES, ids=[place for place, _ in PLACES])
+def test_page_says_what_becomes_of_the_field(place: str, case: Case) -> None:
+    section, field = section_and_field(place)
+    said = rows(SECTIONS[section])[field]
+    assert said <= STATUSES
+    assert said & ({"mapped", "ours"} if case.level == "mapped" else {case.level})
 
 
-def test_example_on_the_page_loads(tmp_path: Path) -> None:
-    example = PAGE.split("```json\n")[1].split("```")[0]
-    path = tmp_path / "config.json"
-    path.write_text(example, encoding="utf-8")
-    assert load_config(path).quantize.weight_bits == 4
+def test_page_names_no_field_that_there_is_not() -> None:
+    def known(*tables: dict[str, Case]) -> set[str]:
+        return {section_and_field(f"/compression/{name}")[1] for table in tables for name in table}
+
+    assert rows(SECTIONS["/compression"]).keys() == known(QUANTIZATION) | FORMER_KEYS.keys()
+    assert rows(SECTIONS["/compression/[]"]).keys() == DISTILLATION.keys()
+    assert rows(SECTIONS[""]).keys() == ROOT.keys() | {f"input_info.{name}" for name in INPUT}
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_ALGORITHMS))
+def test_page_names_every_algorithm_that_is_refused(name: str) -> None:
+    assert f"`{name}`" in PAGE

@@ -1,9 +1,9 @@
-"""Data-free fine-tuning in a training loop of one's own, on scikit-learn's digits.
+"""04. Data-free fine-tuning in a training loop of one's own, on scikit-learn's digits.
 
-The network of ``digits.py`` is quantized to 2 bits on images that AdaDFQ makes, then trained by the loop below, on
+The network of ``01_digits.py`` is quantized to 2 bits on images that AdaDFQ makes, then trained by the loop below, on
 batches of a generator that learns along. ``--accelerate`` lets Hugging Face Accelerate drive the same hooks, on as many
 devices as ``accelerate launch`` is told to use; ``--smoke`` does less of everything. Run it with
-``python examples/own_loop.py``.
+``python examples/04_own_loop.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from digits import MEAN, SMOKE, STD, accuracy, load_data, train
+from digits_task import MEAN, SHAPE, STD, accuracy, load_data, train
 from torch import nn
 
 import dfq_plugin as dfq
@@ -22,7 +22,7 @@ from dfq_plugin.providers.base import GenerationRequest
 from dfq_plugin.student import Student
 from dfq_plugin.teacher import read_facts
 
-SHAPE = (1, 8, 8)
+SMOKE = "--smoke" in sys.argv
 SETTINGS = FinetuneSettings(epochs=2 if SMOKE else 10, lr=1e-2, losses={"kl": 1.0, "mse": 0.1})
 PROVIDER = AdaDFQ(steps=40 if SMOKE else 200, steps_per_epoch=10 if SMOKE else 30, warmup_epochs=2, batch_size=32)
 
@@ -30,7 +30,7 @@ PROVIDER = AdaDFQ(steps=40 if SMOKE else 200, steps_per_epoch=10 if SMOKE else 3
 def main() -> None:
     """Train the float network, quantize it, train the quantized one, print what each gets right."""
     train_images, test_images, train_labels, test_labels = load_data()
-    teacher = train(train_images, train_labels)
+    teacher = train(train_images, train_labels, epochs=4 if SMOKE else 30)
     params = PROVIDER.model_dump()
     synthetic = dfq.generate(
         teacher, provider="adadfq", input_shape=SHAPE, num_samples=128, params=params, mean=MEAN, std=STD
