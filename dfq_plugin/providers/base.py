@@ -211,6 +211,8 @@ def find_problem(result: object, facts: ModelFacts, request: GenerationRequest) 
     for name, tensor, shape, dtype in checks:
         if tensor is not None and (problem := _find_tensor_problem(tensor, shape, dtype)):
             return f"{name} {problem}"
+    if result.labels is not None and not classes:
+        return "labels, but the teacher gives no classes"
     if result.labels is not None and not ((result.labels >= 0) & (result.labels < classes)).all():
         return f"labels outside 0..{classes - 1}"
     return None
