@@ -77,17 +77,22 @@ def batchnorm_moments(teacher: nn.Module, example: Tensor, graph: OperatorGraph)
     """
     body = Body(copy.deepcopy(teacher)).eval()
     before = OperatorGraph.trace(body, example)
-    present = {node.node_name for node in graph.operators()}
+    present, earlier = ({node.node_name for node in each.operators()} for each in (graph, before))
     found = {}
     for node in before.operators("batch_norm"):
         names = before.parameters(node).values()
+        norm_name = next(iter(names)).rpartition(".")[0] if names else ""
         place = node.node_name.rsplit("/", 2)[0]
         source = before.sources(node)[0]
         while source.node_type in TRANSPARENT:
             source = before.sources(source)[0]
-        candidates = (node.node_name, f"{place}/conv2d/0", f"{place}/0/conv2d/0", source.node_name)
+        # A network may call the layers of another module directly; all convolutions then have one place, and only what
+        # was not there before is the one that stands for this BatchNorm.
+        made = [name for name in (f"{place}/conv2d/0", f"{place}/0/conv2d/0") if name not in earlier]
+        folded = norm_name.removeprefix("network.").replace(".", "/") in graph.folded
+        candidates = [source.node_name] if folded else [node.node_name, *made, source.node_name]
         operator = next((name for name in candidates if name in present), None)
-        norm = body.get_submodule(next(iter(names)).rpartition(".")[0]) if names else None
+        norm = body.get_submodule(norm_name) if names else None
         if operator is not None and isinstance(norm, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - their base class
             found[operator] = _moments_behind(norm)
     return found

@@ -210,3 +210,25 @@ def test_derive_gives_histograms_of_quantizers_and_responses_of_layers_under_the
     (histogram,) = histograms.values()
     assert histogram.counts.sum().item() == pytest.approx(4 * 8 * 8)
     assert histogram.limit > 3 * filled(Small()).norm1.weight.abs().max()
+
+
+class Inside(nn.Module):
+    """Calls the layers of another module itself, so that all of them have one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Small()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        body = self.body
+        low = F.relu(body.norm1(body.conv1(pixels)))
+        return F.relu(body.norm2(body.conv2(low)))
+
+
+def test_layers_that_are_called_from_outside_of_their_module_keep_their_own_moments() -> None:
+    teacher = filled(Inside())
+    teacher.body.norm1.bias.data.copy_(torch.arange(1.0, 5.0))
+    teacher.body.norm2.bias.data.copy_(torch.arange(5.0, 9.0))
+    _, _, moments = prepared(teacher)
+    found = [each.mean.tolist() for each in moments.values()]
+    assert found == [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
