@@ -28,7 +28,9 @@ FEWEST_TOKENS = 2  # a single one, as of a pooling by attention, is similar to n
 
 @contextmanager
 def watch_attention() -> Iterator[list[Tensor]]:
-    """Watch what runs inside, one forward pass of a network::
+    """Watch what runs inside, one forward pass of a network.
+
+    For example::
 
         with watch_attention() as seen:
             logits = network(images)
@@ -57,7 +59,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002 - torch's signature
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401

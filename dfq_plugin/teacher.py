@@ -61,8 +61,9 @@ class ModelFacts:
             instead: What to do; the message ends with it.
         """
         if not self.num_classes:
-            msg = f"{who} needs a classifier, and this network gives {self.output} for one image, not (1, num_classes)"
-            raise UnsupportedModelError(f"{msg}; {instead}.")
+            found = f"this network gives {self.output} for one image, not (1, num_classes)"
+            msg = f"{who} needs a classifier, and {found}; {instead}."
+            raise UnsupportedModelError(msg)
 
     @property
     def pixel_range(self) -> tuple[float, float] | None:
@@ -99,7 +100,9 @@ def load_teacher(settings: ModelSettings, input_shape: Sequence[int]) -> Teacher
     if settings.mean is None and mean is not None and len(mean) != input_shape[0]:
         mean = std = None  # the ones published for the network are of other channels
     facts = read_facts(network.eval(), input_shape, mean=mean, std=std)
-    facts.require_classes(f"{settings.source}: a config", "wrap it so that it gives logits, or use the Python functions")
+    facts.require_classes(
+        f"{settings.source}: a config", "wrap it so that it gives logits, or use the Python functions"
+    )
     if silent := silent_channels(network):
         logger.warning("Channels of the teacher that say nothing, dead since training: %s", listed(silent))
     logger.info(

@@ -175,9 +175,10 @@ class TestCheckpoint:
             learn_as_ever(*arguments)
 
         learn_as_ever = reconstruction._learn
-        with monkeypatch.context() as patched, pytest.raises(KilledError):
+        with monkeypatch.context() as patched:
             patched.setattr(reconstruction, "_learn", learn)
-            self.quantize(place)
+            with pytest.raises(KilledError):
+                self.quantize(place)
 
     def bytes_of(self, student: Student, folder: Path) -> bytes:
         quantization.save_student(student, folder)

@@ -30,7 +30,9 @@ class Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     provider: str = cited(..., OWN, "Name of the provider.")
-    share: float = cited(1.0, OWN, "Its share of the images, relative to those of the others.", gt=0, le=LARGEST_SETTING)
+    share: float = cited(
+        1.0, OWN, "Its share of the images, relative to those of the others.", gt=0, le=LARGEST_SETTING
+    )
     params: dict[str, Any] = cited({}, OWN, "Its settings; those left out are filled with their defaults.")
 
     @pydantic.model_validator(mode="before")

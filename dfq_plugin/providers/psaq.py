@@ -3,8 +3,9 @@
 Paper: Li et al., "Patch Similarity Aware Data-Free Quantization for Vision Transformers", ECCV 2022, arXiv:2203.02250.
 Written from the published formulas; the released sources were not used.
 
-Patches of a photograph, foreground and background, resemble each other more or less; those of noise all alike. Minimised
-over the pixels of each batch, where s are the cosine similarities of the patches in the output of one self-attention:
+Patches of a photograph, foreground and background, resemble each other more or less; those of noise are all alike.
+Minimised over the pixels of each batch, where s are the cosine similarities of the patches in the output of one
+self-attention:
     patch_similarity   - sum over attentions of  mean over images of  the differential entropy of s, whose density is
                        estimated with a Gaussian kernel
     classification     1.0 times the cross-entropy of the teacher's logits and the wanted classes
@@ -59,9 +60,7 @@ class PSAQ(Provider):
     needs: ClassVar[str] = "self-attention; no BatchNorm is needed"
 
     steps: int = cited(500, FROM_MEMORY, "Adam steps per batch.", ge=1)
-    learning_rate: float = cited(
-        0.2, FROM_MEMORY, "Step size at the start, in units of normalised intensity.", gt=0
-    )
+    learning_rate: float = cited(0.2, FROM_MEMORY, "Step size at the start, in units of normalised intensity.", gt=0)
     batch_size: int = cited(32, FROM_MEMORY, "Images optimised together.", ge=1)
     classification_weight: float = cited(
         1.0, FROM_MEMORY, "Weight of the cross-entropy; 0 gives images without labels.", ge=0

@@ -39,6 +39,7 @@ def quantize(
     settings: QuantizeSettings,
     target_device: str = "ANY",
     train: Callable[[Student], object] | None = None,
+    *,
     checkpoint: Path | None = None,
 ) -> Student:
     """Make a student: a BatchNorm-folded copy of the teacher, quantized on the synthetic set.
@@ -59,7 +60,8 @@ def quantize(
     Raises:
         ConfigError: an ignored scope or a bit override matches nothing in the network, or reconstruction is asked for
             on images that only stand in.
-        InputError: the checkpoint is that of another run, the network is not finite on the images, or one of its activations is zero on all of them.
+        InputError: the checkpoint is that of another run, or the network is not finite on the images, or one of its
+            activations is zero on all of them.
         UnsupportedModelError: the network has nothing that can be quantized.
     """
     weight = next(teacher.parameters(), None)
@@ -100,6 +102,7 @@ def quantize(
         )
     # A student that was trained has been finished before: its ranges are what it has learned.
     student = finish(hooked, step) if train is None else step.student(hooked, (channels, height, width))
+    student.calibrated_on = synthetic.origin()
     if broken := broken_tensors(student.network):
         msg = f"Quantizing gave numbers that are not finite, in {listed(broken)}; check the images, or lower the rates "
         msg += "in quantize.reconstruction."

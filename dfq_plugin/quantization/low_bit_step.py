@@ -106,7 +106,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         self.plan = [apply_bits(entry, quantizers[entry.name]) for entry in planned]
         self._fit_weights(model.model, quantizers)
         self._fit_activations(model.model, {name: quantizers[name] for name in searched}, quantizers)
-        round_student(student, self._graph, self._moments, images, self._settings, self._checkpoint)
+        round_student(student, self._graph, self._moments, images, self._settings, checkpoint=self._checkpoint)
         return model
 
     def student(self, network: nn.Module, input_shape: tuple[int, int, int]) -> Student:

@@ -25,6 +25,7 @@ def round_student(
     moments: Mapping[str, Moments],
     images: Tensor,
     settings: QuantizeSettings,
+    *,
     checkpoint: Path | None = None,
 ) -> None:
     """Round the weights of a student and correct its biases.

@@ -33,8 +33,8 @@ class BatchNormProvider(Provider):
         if not facts.batchnorm_layers:
             msg = (
                 f"Provider '{self.name}' matches the statistics stored in BatchNorm layers, and this teacher runs none "
-                "(were they folded into the convolutions?); 'psaq' wants self-attention instead, and 'fractal', 'noise' "
-                "and 'folder' work with any network."
+                "(were they folded into the convolutions?); 'psaq' wants self-attention instead, and 'fractal', "
+                "'noise' and 'folder' work with any network."
             )
             raise UnsupportedModelError(msg)
         if self.wants_classes:

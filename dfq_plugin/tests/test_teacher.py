@@ -104,7 +104,9 @@ class TestReadFacts:
         facts = read_facts(network, SHAPE)
         assert facts.num_classes == 0
         assert facts.classifier is None
-        with pytest.raises(UnsupportedModelError, match=rf"^It needs a classifier, .* gives {found} for .*; do that\.$"):
+        with pytest.raises(
+            UnsupportedModelError, match=rf"^It needs a classifier, .* gives {found} for .*; do that\.$"
+        ):
             facts.require_classes("It", "do that")
 
     def test_classifier_has_the_classes_that_are_required(self) -> None:

@@ -73,9 +73,7 @@ def test_it_is_registered() -> None:
         ),
     ],
 )
-def test_choice_follows_what_the_teacher_offers(
-    facts: ModelFacts, expected: Provider, reason: str
-) -> None:
+def test_choice_follows_what_the_teacher_offers(facts: ModelFacts, expected: Provider, reason: str) -> None:
     choice = Auto().choose(facts)
     assert choice.provider == expected
     assert reason in choice.reason

@@ -49,7 +49,9 @@ def test_methods_that_need_no_classes_make_images_without_labels(
 
 @pytest.mark.parametrize("provider", ["intraq", "gznq", "deepinversion", "gdfq", "qimera", "adadfq"])
 def test_methods_of_classes_say_what_the_network_gives_and_who_serves_it(provider: str) -> None:
-    told = rf"'{provider}' makes images of .*needs a classifier, .* gives \(1, 5, 4, 4\) for one image.*'zeroq', 'genie'"
+    told = (
+        rf"'{provider}' makes images of .*needs a classifier, .* gives \(1, 5, 4, 4\) for one image.*'zeroq', 'genie'"
+    )
     with pytest.raises(UnsupportedModelError, match=told):
         generate(Map().eval(), provider, {})
 
@@ -57,7 +59,9 @@ def test_methods_of_classes_say_what_the_network_gives_and_who_serves_it(provide
 @pytest.mark.parametrize("provider", ["zeroq", "genie", "intraq"])
 def test_network_without_batchnorm_is_told_who_serves_it(provider: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1))
-    with pytest.raises(UnsupportedModelError, match=r"BatchNorm layers, and this teacher runs none .*'psaq'.*'fractal'"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"BatchNorm layers, and this teacher runs none .*'psaq'.*'fractal'"
+    ):
         generate(network, provider, {})
     made = generate(network, "auto", {})
     assert made.provenance.details["chosen"]["provider"] == "fractal"
