@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from dfq_plugin.errors import ConfigError
-from dfq_plugin.providers.base import LARGEST_SETTING, GenerationRequest, Phase, Provider, cited
+from dfq_plugin.providers.base import GenerationRequest, Phase, Provider, cited
 from dfq_plugin.providers.registry import build_provider, register_provider
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts
 
 OWN = "this project"
+LARGEST_SHARE = 1e6  # sums of shares stay finite, and the smallest of them still count
 
 
 class Part(pydantic.BaseModel):
@@ -30,9 +31,7 @@ class Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     provider: str = cited(..., OWN, "Name of the provider.")
-    share: float = cited(
-        1.0, OWN, "Its share of the images, relative to those of the others.", gt=0, le=LARGEST_SETTING
-    )
+    share: float = cited(1.0, OWN, "Its share of the images, relative to those of the others.", gt=0, le=LARGEST_SHARE)
     params: dict[str, Any] = cited({}, OWN, "Its settings; those left out are filled with their defaults.")
 
     @pydantic.model_validator(mode="before")

@@ -19,7 +19,7 @@ def outputs_of_modules(network: nn.Module) -> list[Tensor]:
     found: list[Tensor] = []
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output: found.append(output))
-        for module in network.get_submodule("attentions")
+        for module in network.get_submodule("attentions").children()
     ]
     network(IMAGES)
     for handle in handles:
