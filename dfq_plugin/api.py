@@ -112,18 +112,30 @@ def learning_source(
     return source
 
 
-def quantize(model: nn.Module, synthetic: SyntheticSet, **settings: Any) -> Student:  # noqa: ANN401 - checked fields
+def quantize(
+    model: nn.Module,
+    synthetic: SyntheticSet,
+    *,
+    checkpoint: str | Path | None = None,
+    **settings: Any,  # noqa: ANN401 - checked fields
+) -> Student:
     """Make a quantized copy of a network.
 
     Args:
         model: the float network; never modified.
         synthetic: the images to calibrate on.
+        checkpoint: a file that block reconstruction writes after every block, from which a killed run goes on; gone in
+            the end.
         **settings: fields of ``QuantizeSettings``: ``weight_bits``, ``activation_bits``, ``first_last_bits``, ...
 
     Raises:
         ConfigError: an unknown setting, or a value out of range.
     """
-    return quantization.quantize(model, synthetic, read_section(QuantizeSettings, settings))
+    place = None if checkpoint is None else Path(checkpoint)
+    student = quantization.quantize(model, synthetic, read_section(QuantizeSettings, settings), checkpoint=place)
+    if place is not None:
+        place.unlink(missing_ok=True)
+    return student
 
 
 def finetune(

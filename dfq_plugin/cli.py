@@ -141,6 +141,9 @@ def report(
         if (config is None) == (compare is None):
             msg = "Give either a config file, or --compare with two output folders."
             raise ConfigError(msg)
+        if compare is not None and dry_run:
+            msg = "--dry-run tells what a job would take, and --compare runs none: it reads two reports. Leave out one."
+            raise ConfigError(msg)
         if config is not None:
             settings = load(config, setting, output, no_cache=no_cache, provider=provider)
             if dry_run:

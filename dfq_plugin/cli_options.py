@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., None])
 
 INTERRUPTED = 130
-KEPT = "Finished batches of images (without --no-cache) and epochs are kept; the same command goes on from them."
+KEPT = (
+    "Finished batches of images (without --no-cache), reconstructed blocks and epochs are kept; the same command goes "
+    "on from them."
+)
 
 
 def complete_provider(incomplete: str) -> list[str]:

@@ -115,7 +115,7 @@ class TensorFileImages(ImageSource):
             )
             raise InputError(msg)
         self._path, self._facts, self._images = path, facts, images
-        self._labels = None if labels is None else self._check_labels(labels)
+        self._labels = None if labels is None or not facts.num_classes else self._check_labels(labels)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -156,7 +156,9 @@ class FolderImages(ImageSource):
         if not self.files:
             msg = f"The folder {folder} holds no image; looked for {', '.join(sorted(SUFFIXES))} in it and below."
             raise InputError(msg)
-        if label_pattern is None:
+        if not facts.num_classes:
+            self._labels = None
+        elif label_pattern is None:
             self._labels = labels_from_folders(folder, self.files, facts.num_classes)
         else:
             self._labels = labels_from_names(re.compile(label_pattern), self.files, facts.num_classes)

@@ -18,13 +18,15 @@ from dfq_plugin.files import output_folder, whole_file
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.space import require_space
+from dfq_plugin.student import Student
 from dfq_plugin.summary import build_report, file_metadata, pictures
 from dfq_plugin.teacher import load_teacher
 from dfq_plugin.timing import Stopwatch
 from dfq_plugin.tracking import Tracker, Trackers, tracked
 
 SYNTHETIC, STUDENT, MODEL, REJECTED = "synthetic.safetensors", "student", "model.onnx", "model.rejected.onnx"
-TRAINING = ".training.safetensors"  # of a fine-tuning under way, so that a killed job goes on from its last epoch
+# Of work under way, so that a killed job goes on from its last epoch, or from the last block that was reconstructed.
+TRAINING, BLOCKS = ".training.safetensors", ".blocks.safetensors"
 
 
 def run(config: Config, trackers: Sequence[Tracker] = ()) -> Report:
@@ -60,12 +62,14 @@ def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers) -> Rep
         others = baseline_sets(config, teacher)
         evidence = choose_evidence(config, teacher, synthetic.images, *(other.images for other in others.values()))
     with clock.stage("quantize"):
-        student = quantization.quantize(teacher.network, synthetic, config.quantize, config.target_device)
+        student = quantization.quantize(
+            teacher.network, synthetic, config.quantize, config.target_device, checkpoint=output / BLOCKS
+        )
     with clock.stage("finetune"):
         data = learning_data(config, teacher, synthetic)
         checkpoint, watch = output / TRAINING, track.watch
         history = finetuning.finetune(teacher.network, student, data, config.finetune, checkpoint, watch=watch)
-        quantization.save_student(student, output / STUDENT)
+        keep_student(student, output)
     with proven(output) as candidate, tempfile.TemporaryDirectory() as scratch:
         with clock.stage("export"):
             export.export_onnx(student, candidate, config.export, file_metadata(synthetic, student))
@@ -83,6 +87,12 @@ def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers) -> Rep
         write_report(report, output, pictures(synthetic, teacher))
         track.finish(report, output)
     return report
+
+
+def keep_student(student: Student, output: Path) -> None:
+    """Write the student to the output folder, after which what its blocks have learned need not be kept any more."""
+    quantization.save_student(student, output / STUDENT)
+    (output / BLOCKS).unlink(missing_ok=True)
 
 
 @contextmanager

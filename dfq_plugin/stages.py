@@ -15,7 +15,7 @@ from dfq_plugin.config import Config
 from dfq_plugin.errors import InputError, ValidationError
 from dfq_plugin.files import make_output_folder, output_folder, read_json_object
 from dfq_plugin.memory import memory_explained
-from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC, TRAINING, reject
+from dfq_plugin.pipeline import BLOCKS, MODEL, STUDENT, SYNTHETIC, TRAINING, keep_student, reject
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.student import Student
@@ -84,8 +84,10 @@ def _generate(job: Job) -> Result:
 
 def _quantize(job: Job) -> Result:
     config = job.config
-    student = quantization.quantize(job.teacher.network, job.synthetic, config.quantize, config.target_device)
-    quantization.save_student(student, job.output / STUDENT)
+    student = quantization.quantize(
+        job.teacher.network, job.synthetic, config.quantize, config.target_device, checkpoint=job.output / BLOCKS
+    )
+    keep_student(student, job.output)
     return {"student": str(job.output / STUDENT), "quantizers": len(student.sites)}
 
 

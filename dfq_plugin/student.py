@@ -101,6 +101,7 @@ class Student(nn.Module):
         self.sites = sites
         self.layers = layers
         self.plan = plan
+        self.calibrated_on: dict[str, str] = {}  # where its synthetic set comes from; empty when nobody has said
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -54,18 +54,14 @@ def pictures(synthetic: SyntheticSet, teacher: Teacher) -> Pictures:
 
 
 def file_metadata(synthetic: SyntheticSet, student: Student) -> dict[str, str]:
-    """What an exported file says of its own origin."""
-    origin = synthetic.provenance
+    """What an exported file says of its own origin: the set that the student was made with, whatever lies beside it.
+
+    Args:
+        synthetic: taken for that set where the student does not say, as in files of earlier versions.
+        student: what is exported.
+    """
     bits = sorted({f"{entry.kind} {entry.applied}" for entry in student.plan})
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items()))
-    return {
-        "provider": origin.provider,
-        "seed": str(origin.seed),
-        "num_samples": str(len(synthetic)),
-        "teacher": origin.teacher,
-        "bits": ", ".join(bits),
-        "versions": versions,
-    }
+    return {**(student.calibrated_on or synthetic.origin()), "bits": ", ".join(bits)}
 
 
 def build_report(  # noqa: PLR0917 - one argument a stage

@@ -76,6 +76,17 @@ class SyntheticSet:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    def origin(self) -> dict[str, str]:
+        """Where the set comes from, in words, for the files that are made with it."""
+        made = self.provenance
+        return {
+            "provider": made.provider,
+            "seed": str(made.seed),
+            "num_samples": str(len(self)),
+            "teacher": made.teacher,
+            "versions": ", ".join(f"{name} {version}" for name, version in sorted(made.versions.items())),
+        }
+
     def save(self, path: str | Path) -> None:
         """Write the set to one safetensors file; an existing file is replaced in one step, never half-written."""
         tensors = {"images": self.images}

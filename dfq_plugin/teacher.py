@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dfq_plugin.attention import watch_attention
 from dfq_plugin.errors import InputError, UnsupportedModelError
 from dfq_plugin.finite import broken_tensors, first_broken_layer, listed, silent_channels
 from dfq_plugin.network_state import frozen, untouched_random_state
@@ -30,7 +31,7 @@ class ModelFacts:
 
     Attributes:
         input_shape: (C, H, W) of one image.
-        num_classes: Width of the output (N, num_classes).
+        num_classes: Width of the output (N, num_classes); 0 when the network gives something else.
         mean: Per channel, of pixels in 0..1; None when not known.
         std: Per channel, of pixels in 0..1; None when not known.
         batchnorm_layers: Dotted names of the BatchNorm layers that keep running statistics, in the order in which
@@ -38,6 +39,8 @@ class ModelFacts:
         classifier: Dotted name of the last Linear (or 1x1 convolution) layer with ``num_classes`` outputs, whose
             input is the pooled feature; None when there is none.
         digest: sha256 over architecture and weights, the same in every process.
+        output: What the network gives for one image, in words.
+        attention_operators: How many self-attentions over at least two tokens run in a forward pass.
     """
 
     input_shape: tuple[int, int, int]
@@ -47,6 +50,20 @@ class ModelFacts:
     batchnorm_layers: tuple[str, ...]
     classifier: str | None
     digest: str
+    output: str = "something"
+    attention_operators: int = 0
+
+    def require_classes(self, who: str, instead: str) -> None:
+        """Raise ``UnsupportedModelError`` when the network does not give (N, num_classes).
+
+        Args:
+            who: Needs that; the message begins with it.
+            instead: What to do; the message ends with it.
+        """
+        if not self.num_classes:
+            found = f"this network gives {self.output} for one image, not (1, num_classes)"
+            msg = f"{who} needs a classifier, and {found}; {instead}."
+            raise UnsupportedModelError(msg)
 
     @property
     def pixel_range(self) -> tuple[float, float] | None:
@@ -83,6 +100,9 @@ def load_teacher(settings: ModelSettings, input_shape: Sequence[int]) -> Teacher
     if settings.mean is None and mean is not None and len(mean) != input_shape[0]:
         mean = std = None  # the ones published for the network are of other channels
     facts = read_facts(network.eval(), input_shape, mean=mean, std=std)
+    facts.require_classes(
+        f"{settings.source}: a config", "wrap it so that it gives logits, or use the Python functions"
+    )
     if silent := silent_channels(network):
         logger.warning("Channels of the teacher that say nothing, dead since training: %s", listed(silent))
     logger.info(
@@ -114,29 +134,22 @@ def read_facts(
     Raises:
         InputError: The network holds numbers that are not finite, or gives such for an image; it refuses an image of
             this shape; or ``mean`` or ``std`` does not fit it.
-        UnsupportedModelError: The output is not (N, num_classes).
     """
     shape = _check_shape(input_shape)
     _check_normalisation(mean, std, channels=shape[0])
     if broken := broken_tensors(model):
         msg = f"{type(model).__name__} holds numbers that are not finite, in {listed(broken)}; its training went wrong."
         raise InputError(msg)
-    order, output = _run_once(model, shape)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
-        found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        msg = (
-            f"{type(model).__name__} gives {found} for one image, expected (1, num_classes): only classifiers are "
-            "supported. Wrap the network so that it returns its logits."
-        )
-        raise UnsupportedModelError(msg)
-    if not torch.isfinite(output).all():
+    order, output, attentions = _run_once(model, shape)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors_in(output)):
         with frozen(model), untouched_random_state(model):
             layer = first_broken_layer(model, torch.zeros(1, *shape))
         msg = f"{type(model).__name__} gives numbers that are not finite for a black image; the first layer is {layer}."
         raise InputError(msg)
-    num_classes = output.shape[1]
+    classified = isinstance(output, Tensor) and output.ndim == 2 and len(output) == 1
+    num_classes = output.shape[1] if classified else 0
     modules = dict(model.named_modules())
-    classifiers = [name for name in order if _outputs_of_classifier(modules[name]) == num_classes]
+    classifiers = [name for name in order if num_classes and _outputs_of_classifier(modules[name]) == num_classes]
     return ModelFacts(
         input_shape=shape,
         num_classes=num_classes,
@@ -145,6 +158,8 @@ def read_facts(
         batchnorm_layers=tuple(dict.fromkeys(name for name in order if _keeps_statistics(modules[name]))),
         classifier=classifiers[-1] if classifiers else None,
         digest=digest_of(model),
+        output=f"{tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}",
+        attention_operators=attentions,
     )
 
 
@@ -200,8 +215,8 @@ def digest_of(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _run_once(model: nn.Module, shape: tuple[int, int, int]) -> tuple[list[str], Any]:
-    """Give the names of the layers in order of execution, and the output for one image."""
+def _run_once(model: nn.Module, shape: tuple[int, int, int]) -> tuple[list[str], Any, int]:
+    """Give the layers in order of execution, the output for one image, and the number of attentions."""
     order: list[str] = []
     like = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
@@ -213,11 +228,23 @@ def _run_once(model: nn.Module, shape: tuple[int, int, int]) -> tuple[list[str],
             handle = module.register_forward_pre_hook(lambda _module, _inputs, name=name: order.append(name))
             stack.callback(handle.remove)
         try:
-            output = model(image)
+            with watch_attention() as attended:
+                output = model(image)
         except Exception as error:  # a foreign network may raise anything
             msg = f"{type(model).__name__} refuses an image of shape {shape} (C, H, W): {error}"
             raise InputError(msg) from error
-    return order, output
+    return order, output, len(attended)
+
+
+def _tensors_in(output: object) -> Iterator[Tensor]:
+    """Every tensor of real numbers in what a network gives, however it is packed."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        yield from (tensor for value in output.values() for tensor in _tensors_in(value))
+    elif isinstance(output, list | tuple):
+        yield from (tensor for value in output for tensor in _tensors_in(value))
 
 
 def _check_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 from functools import cache
+from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,9 +15,14 @@ from nncf.torch.quantization.layers import BaseQuantizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import dfq_plugin as dfq
+from dfq_plugin import quantization
+from dfq_plugin.config import QuantizeSettings
 from dfq_plugin.errors import InputError
 from dfq_plugin.network_state import Snapshot
+from dfq_plugin.quantization import reconstruction
 from dfq_plugin.student import Student
+from dfq_plugin.tensor_files import read_tensors
 from dfq_plugin.testing import tiny_teacher
 from dfq_plugin.tests.quantization.networks import Branches, filled
 from integration_tests.students import distance, make_set, student_of, weights_of
@@ -136,3 +143,103 @@ def test_a_layer_that_runs_twice_keeps_the_weight_that_rounding_gives_it() -> No
 def test_rates_that_are_far_too_high_are_an_error_that_names_the_block() -> None:
     with pytest.raises(InputError, match=r"its error is not finite; lower the rates in quantize.reconstruction"):
         student_of(tiny_teacher(), reconstruction={"steps": 5, "step_lr": 1e38, "range_lr": 1e38}, **TWO_BITS)
+
+
+class Deep(nn.Sequential):
+    """Convolutions in a row, one block each."""
+
+    def __init__(self) -> None:
+        rows = [layer for _ in range(3) for layer in (nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())]
+        super().__init__(nn.Conv2d(3, 6, 3), nn.ReLU(), *rows, nn.Flatten(), nn.Linear(216, 4))
+
+
+DEEP = filled(Deep())
+
+
+class KilledError(Exception):
+    """What kills a run."""
+
+
+class TestCheckpoint:
+    FIELDS: ClassVar[dict[str, Any]] = {**TWO_BITS, "reconstruction": {"steps": 8, "batch_size": 16}}
+
+    def quantize(self, place: Path | None, **more: Any) -> Student:
+        settings = QuantizeSettings(**{**self.FIELDS, **more})
+        return quantization.quantize(DEEP, make_set(16), settings, checkpoint=place)
+
+    def killed_at(self, block: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Run until the block of that number begins to learn."""
+        begun = []
+
+        def learn(*arguments: Any) -> None:
+            begun.append(arguments)
+            if len(begun) > block:
+                raise KilledError
+            learn_as_ever(*arguments)
+
+        learn_as_ever = reconstruction._learn
+        with monkeypatch.context() as patched:
+            patched.setattr(reconstruction, "_learn", learn)
+            with pytest.raises(KilledError):
+                self.quantize(place)
+
+    def bytes_of(self, student: Student, folder: Path) -> bytes:
+        quantization.save_student(student, folder)
+        return (folder / "student.safetensors").read_bytes()
+
+    @pytest.mark.parametrize("block", [1, 3])
+    def test_lets_a_killed_run_end_as_an_unbroken_one_byte_for_byte(
+        self, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = tmp_path / "blocks.safetensors"
+        self.killed_at(block, place, monkeypatch)
+        assert int(read_tensors(place, own=True)[0]["blocks"]) == block
+        learned = []
+
+        def learn(*arguments: Any) -> None:
+            learned.append(arguments)
+            learn_as_ever(*arguments)
+
+        learn_as_ever = reconstruction._learn
+        monkeypatch.setattr(reconstruction, "_learn", learn)
+        resumed = self.bytes_of(self.quantize(place), tmp_path / "resumed")
+        blocks = int(read_tensors(place, own=True)[0]["blocks"])
+        assert len(learned) == blocks - block > 0
+        assert self.bytes_of(self.quantize(place), tmp_path / "whole") == resumed  # nothing is left to learn
+        assert len(learned) == blocks - block
+        assert self.bytes_of(self.quantize(None), tmp_path / "unbroken") == resumed
+
+    @pytest.mark.parametrize(
+        ("more", "told"),
+        [
+            ({"reconstruction": {"steps": 16, "batch_size": 16}}, "other settings; delete it"),
+            ({"weight_bits": 3}, "other student; delete it"),
+        ],
+    )
+    def test_of_another_run_is_an_error_that_says_what_differs(
+        self, more: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = tmp_path / "blocks.safetensors"
+        self.killed_at(1, place, monkeypatch)
+        with pytest.raises(InputError, match=told):
+            self.quantize(place, **more)
+
+    def test_that_is_damaged_is_named_and_not_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        place = tmp_path / "blocks.safetensors"
+        self.killed_at(1, place, monkeypatch)
+        content = bytearray(place.read_bytes())
+        content[-1] ^= 1
+        place.write_bytes(bytes(content))
+        with caplog.at_level(logging.WARNING, logger="nncf.dfq_plugin.quantize"):
+            damaged = self.bytes_of(self.quantize(place), tmp_path / "damaged")
+        assert "begins anew" in caplog.text
+        assert self.bytes_of(self.quantize(None), tmp_path / "unbroken") == damaged
+
+    def test_is_gone_when_the_function_of_the_package_returns(self, tmp_path: Path) -> None:
+        place = tmp_path / "blocks.safetensors"
+        student = dfq.quantize(DEEP, make_set(16), checkpoint=place, **self.FIELDS)
+        assert not place.exists()
+        unbroken = self.bytes_of(self.quantize(None), tmp_path / "unbroken")
+        assert self.bytes_of(student, tmp_path / "kept") == unbroken

@@ -70,6 +70,13 @@ def test_loaded_student_is_the_saved_one(tmp_path: Path, make: Callable[[], nn.M
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
+def test_student_says_which_set_it_was_made_with_also_when_it_comes_back(tmp_path: Path) -> None:
+    synthetic, made = synthetic_set(), student_of(tiny_teacher())
+    assert made.calibrated_on == synthetic.origin()
+    save_student(made, tmp_path)
+    assert load_student(tmp_path, tiny_teacher()).calibrated_on == synthetic.origin()
+
+
 def test_finetuned_student_comes_back_as_well(tmp_path: Path) -> None:
     teacher = tiny_teacher()
     student = student_of(teacher, weight_bits=3, activation_bits=3)

@@ -150,7 +150,7 @@ class FinetuneHooks:
             name: weight * self._term(name, found, expected, batch)
             for name, weight in self._settings.loss_weights.items()
         }
-        total = self._settings.loss_scale * sum(terms.values(), start=torch.zeros_like(found[0, 0]))
+        total = self._settings.loss_scale * sum(terms.values(), start=found.new_zeros(()))
         self._note({TOTAL: total, **(terms if len(terms) > 1 else {})}, batch.images)
         return total
 

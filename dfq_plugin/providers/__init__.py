@@ -17,6 +17,7 @@ BUILTIN_PROVIDERS: Final = {
     "mixture": "dfq_plugin.providers.mixture",
     "noise": "dfq_plugin.providers.noise",
     "none": "dfq_plugin.providers.none",
+    "psaq": "dfq_plugin.providers.psaq",
     "qimera": "dfq_plugin.providers.qimera",
     "zeroq": "dfq_plugin.providers.zeroq",
 }

@@ -26,6 +26,7 @@ from dfq_plugin.teacher import ModelFacts
 
 __all__ = ["GenerationRequest", "Provider", "checkpoint_folder", "cited", "find_problem", "frozen", "request_key"]
 
+LARGEST_SETTING = 1e30  # float32 ends at 3e38: leaves room for what it is divided by or multiplied with
 MAX_LISTED = 5  # a message that names every layer of a network is not read
 MAX_SEED = 2**63 - 1  # what a torch.Generator takes on every device
 
@@ -104,6 +105,14 @@ class Provider(pydantic.BaseModel, ABC):
     online: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     cacheable: ClassVar[bool] = True
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _check_single_precision(cls, value: object) -> object:
+        if isinstance(value, float) and abs(value) > LARGEST_SETTING:
+            msg = f"must be at most {LARGEST_SETTING:g}, since methods compute in single precision"
+            raise ValueError(msg)
+        return value
 
     def requires(self, facts: ModelFacts) -> None:
         """Raise ``UnsupportedModelError`` when the method cannot use this teacher."""
@@ -211,6 +220,8 @@ def find_problem(result: object, facts: ModelFacts, request: GenerationRequest) 
     for name, tensor, shape, dtype in checks:
         if tensor is not None and (problem := _find_tensor_problem(tensor, shape, dtype)):
             return f"{name} {problem}"
+    if result.labels is not None and not classes:
+        return "labels, but the teacher gives no classes"
     if result.labels is not None and not ((result.labels >= 0) & (result.labels < classes)).all():
         return f"labels outside 0..{classes - 1}"
     return None

@@ -168,6 +168,10 @@ class DeepInversion(BatchNormProvider):
     def _fill_from_preset(cls, values: Any) -> Any:  # noqa: ANN401 - anything can be handed in; pydantic checks it
         return fill_from_preset(values, PRESETS, "imagenet")
 
+    @property
+    def wants_classes(self) -> bool:
+        return self.classification_weight > 0 or self.competition > 0
+
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
         if self.low_steps:
             _check_half_size(teacher, facts)
@@ -179,7 +183,7 @@ class DeepInversion(BatchNormProvider):
             def start(batch: PixelBatch) -> PixelStart:
                 pixels = torch.randn((batch.size, *facts.input_shape), generator=batch.generator)
                 first = batch.index * self.batch_size
-                labels = balanced_labels(facts.num_classes, first, batch.size, request.seed)
+                labels = balanced_labels(max(1, facts.num_classes), first, batch.size, request.seed)
                 own = labels.to(like.device)
                 return PixelStart(pixels, _Objective(self, batch.generator, teacher, seen, own, compete), labels)
 

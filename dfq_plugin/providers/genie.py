@@ -70,6 +70,10 @@ class Genie(PixelProvider):
         default=True, source="paper", description="Shift the input of strided convolutions at random."
     )
 
+    @property
+    def wants_classes(self) -> bool:
+        return False
+
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
         like = next(teacher.parameters())
         settings = self.pixel_settings()

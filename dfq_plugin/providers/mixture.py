@@ -22,6 +22,7 @@ from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts
 
 OWN = "this project"
+LARGEST_SHARE = 1e6  # sums of shares stay finite, and the smallest of them still count
 
 
 class Part(pydantic.BaseModel):
@@ -30,7 +31,7 @@ class Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     provider: str = cited(..., OWN, "Name of the provider.")
-    share: float = cited(1.0, OWN, "Its share of the images, relative to the shares of the others.", gt=0)
+    share: float = cited(1.0, OWN, "Its share of the images, relative to those of the others.", gt=0, le=LARGEST_SHARE)
     params: dict[str, Any] = cited({}, OWN, "Its settings; those left out are filled with their defaults.")
 
     @pydantic.model_validator(mode="before")

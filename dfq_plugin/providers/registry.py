@@ -182,8 +182,15 @@ def build_provider(name: str, params: Mapping[str, Any]) -> Provider:
     try:
         return cls(**params)
     except pydantic.ValidationError as error:
-        problems = [_explain(detail, list(cls.model_fields), name) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        # An entry that is wrong is missing from its list, which pydantic then finds too short as well.
+        wrong = [each for each in details if not any(_is_inside(other["loc"], each["loc"]) for other in details)]
+        problems = [_explain(detail, list(cls.model_fields), name) for detail in wrong]
         raise ConfigError(" ".join(problems)) from error
+
+
+def _is_inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _explain(detail: Any, known: list[str], name: str) -> str:  # noqa: ANN401 - a private TypedDict of pydantic

@@ -64,6 +64,10 @@ class ZeroQ(PixelProvider):
         "What the images start from: 'released' is almost flat (standard deviation 0.0136), 'gaussian' is N(0, 1).",
     )
 
+    @property
+    def wants_classes(self) -> bool:
+        return False
+
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
         with tap_batchnorm(teacher, facts, per_image=True) as seen:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ def quantize(
     settings: QuantizeSettings,
     target_device: str = "ANY",
     train: Callable[[Student], object] | None = None,
+    *,
+    checkpoint: Path | None = None,
 ) -> Student:
     """Make a student: a BatchNorm-folded copy of the teacher, quantized on the synthetic set.
 
@@ -48,6 +51,8 @@ def quantize(
         target_device: whose layout of quantizers NNCF uses, "ANY", "CPU", "GPU" or "NPU".
         train: trains the student as the last step of NNCF's own pipeline, such as ``finetune`` with everything but the
             student filled in; None leaves it untrained.
+        checkpoint: a file that block reconstruction writes after every block, from which a killed run goes on with the
+            same result. It stays, until whoever keeps the student removes it.
 
     Returns:
         The student, in eval mode, its biases on the integer grid.
@@ -55,7 +60,8 @@ def quantize(
     Raises:
         ConfigError: an ignored scope or a bit override matches nothing in the network, or reconstruction is asked for
             on images that only stand in.
-        InputError: the network is not finite on the images, or one of its activations is zero on all of them.
+        InputError: the checkpoint is that of another run, or the network is not finite on the images, or one of its
+            activations is zero on all of them.
         UnsupportedModelError: the network has nothing that can be quantized.
     """
     weight = next(teacher.parameters(), None)
@@ -84,10 +90,19 @@ def quantize(
 
     with untouched_random_state(teacher), torch.no_grad():
         hooked, step = run_pipeline(
-            network, graph, dataset, settings, target_device, moments=moments, finish=finish, train=train
+            network,
+            graph,
+            dataset,
+            settings,
+            target_device,
+            moments=moments,
+            finish=finish,
+            train=train,
+            checkpoint=checkpoint,
         )
     # A student that was trained has been finished before: its ranges are what it has learned.
     student = finish(hooked, step) if train is None else step.student(hooked, (channels, height, width))
+    student.calibrated_on = synthetic.origin()
     if broken := broken_tensors(student.network):
         msg = f"Quantizing gave numbers that are not finite, in {listed(broken)}; check the images, or lower the rates "
         msg += "in quantize.reconstruction."

@@ -89,9 +89,7 @@ def batchnorm_moments(teacher: nn.Module, example: Tensor, graph: OperatorGraph)
             continue
         layer = graph.folded.get(name.removeprefix("network.").replace(".", "/"))
         heir = name if layer is None else "network." + layer.replace("/", ".")
-        operators = heirs.get(heir) or heirs.get(
-            f"{heir}.0", []
-        )  # the latter where an activation function was part of it
+        operators = heirs.get(heir) or heirs.get(f"{heir}.0", [])  # in a Sequential with what else the layer did
         if runs[name] < len(operators):
             found[operators[runs[name]]] = _moments_behind(norm)
         runs[name] += 1

@@ -36,6 +36,7 @@ def save_student(student: Student, folder: str | Path) -> None:
         "sites": [asdict(site) for site in student.sites],
         "layers": [asdict(layer) for layer in student.layers],
         "plan": [asdict(entry) for entry in student.plan],
+        "calibrated_on": student.calibrated_on,
         "nncf": describe_network(student.network),
     }
     origin = {"format": FORMAT, "description": json.dumps(description)}
@@ -69,6 +70,8 @@ def load_student(folder: str | Path, teacher: nn.Module) -> Student:
             tuple(ProductLayer(**layer) for layer in description["layers"]),
             tuple(BitAssignment(**entry) for entry in description["plan"]),
         )
+        told = description.get("calibrated_on", {})  # files of earlier versions do not say
+        student.calibrated_on = {str(name): str(text) for name, text in told.items()}
         for _, quantizer in student.quantizers():
             quantizer.set_levels()  # NNCF reads the bits of asymmetric quantizers back without acting on them
     except UnsupportedModelError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import nncf
@@ -51,6 +52,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         moments: what BatchNorm layers said about the network's operators.
         ignored: operators that stay in float.
         keep_input: whether the network's input is quantized.
+        checkpoint: of the reconstruction, as ``reconstruct`` takes it.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         moments: Mapping[str, Moments],
         ignored: Sequence[str],
         keep_input: bool,
+        checkpoint: Path | None = None,
     ) -> None:
         self._graph = graph
+        self._checkpoint = checkpoint
         self._moments = moments
         self._settings = settings
         self._dataset = dataset
@@ -105,7 +109,7 @@ class LowBitStep(Algorithm):  # type: ignore[misc]  # NNCF ships no types
         self.plan = [apply_bits(entry, quantizers[entry.name]) for entry in planned]
         self._fit_weights(model.model, quantizers)
         self._fit_activations(model.model, {name: quantizers[name] for name in searched}, quantizers)
-        round_student(student, self._graph, self._moments, images, self._settings)
+        round_student(student, self._graph, self._moments, images, self._settings, checkpoint=self._checkpoint)
         return model
 
     def student(self, network: nn.Module, input_shape: tuple[int, int, int]) -> Student:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partialmethod
+from pathlib import Path
 
 import nncf
 from nncf.common.logging.track_progress import track
@@ -43,6 +44,7 @@ def run_pipeline(
     moments: Mapping[str, Moments],
     finish: Callable[[nn.Module, LowBitStep], Student],
     train: Callable[[Student], object] | None,
+    checkpoint: Path | None,
 ) -> tuple[nn.Module, LowBitStep]:
     """Quantize ``network``, already traced as ``graph``, in place through NNCF's pipeline with our step in it.
 
@@ -58,7 +60,16 @@ def run_pipeline(
     items = min(math.ceil(settings.num_init_samples / example.shape[0]), dataset.get_length())
     ignored = ignored_operators(graph, settings.ignored_scopes)
     keep_input = settings.quantize_inputs and not _has_input(graph, ignored)
-    step = LowBitStep(graph, settings, dataset, items, moments=moments, ignored=ignored, keep_input=keep_input)
+    step = LowBitStep(
+        graph,
+        settings,
+        dataset,
+        items,
+        moments=moments,
+        ignored=ignored,
+        keep_input=keep_input,
+        checkpoint=checkpoint,
+    )
     pipeline = create_ptq_pipeline(
         preset=nncf.QuantizationPreset(settings.preset),
         target_device=_target_device(target_device),

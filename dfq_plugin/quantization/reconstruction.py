@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -37,20 +38,29 @@ from torch import Tensor, nn
 from dfq_plugin.config.quantize_settings import ReconstructionSettings
 from dfq_plugin.errors import InputError
 from dfq_plugin.progress import track
+from dfq_plugin.quantization.block_checkpoint import BlockCheckpoint
 from dfq_plugin.quantization.blocks import Block, BlockRunner, find_blocks
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.ranges import set_limits
 from dfq_plugin.quantization.soft_quantizers import DroppingQuantizer, SoftRounding, random_mask
 from dfq_plugin.quantization.switching import in_float
 from dfq_plugin.student import Student
+from dfq_plugin.training_state import part, under
 
 FIRST_SHARPNESS, LAST_SHARPNESS = 20.0, 2.0  # b of the regulariser
 WARM_UP = 0.2  # share of the steps before it sets in
+LIMITS, STEP, CODES = "limits", "step", "codes"  # what a block has learned: of activations, of weights
 
 logger = logging.getLogger("nncf.dfq_plugin.quantize")
 
 
-def reconstruct(student: Student, graph: OperatorGraph, images: Tensor, settings: ReconstructionSettings) -> None:
+def reconstruct(
+    student: Student,
+    graph: OperatorGraph,
+    images: Tensor,
+    settings: ReconstructionSettings,
+    checkpoint: Path | None = None,
+) -> None:
     """Learn rounding and ranges of a student block by block, in place; what is learned ends up on the grids.
 
     A weight that several layers share is left as it is.
@@ -60,27 +70,33 @@ def reconstruct(student: Student, graph: OperatorGraph, images: Tensor, settings
         graph: the network's operators.
         images: (N, C, H, W), on any device.
         settings: steps and rates.
+        checkpoint: a file that is written after every block; where there is one already, a run that was killed goes on
+            from it, with the same result as an unbroken one. It stays, for whoever keeps the student to remove.
 
     Raises:
-        InputError: the error of a block stops being finite.
+        InputError: the error of a block stops being finite, or the checkpoint is that of another run.
     """
     device, size = next(student.parameters()).device, settings.batch_size
     blocks = find_blocks(graph, student.network)
     exact = rounded = images.to(memory_format=torch.channels_last)
     error = 0.0
+    kept = BlockCheckpoint(checkpoint, student, images, settings)
     with track(len(blocks) * settings.steps, "Reconstructing blocks") as bar:
-        for block in blocks:
+        for index, block in enumerate(blocks):
             runner = BlockRunner(student.network, block, images[:1].to(device))
             with in_float(student):
                 target = _run(runner, exact, size, device)
-            with _soft_quantizers(student, block, settings) as soft:
-                _learn(soft, runner, _Data(exact, rounded, target), settings)
+            learned = kept.load(index)
+            if learned is None:
+                learned = _learn_block(student, block, runner, _Data(exact, rounded, target), settings)
+            _put(student, learned)
             bar.advance(settings.steps)
             exact, rounded = target, _run(runner, rounded, size, device)
             error = float((rounded - exact).square().sum() / exact.square().sum())
             if not math.isfinite(error):
                 msg = f"{block.exit}: its error is not finite; lower the rates in quantize.reconstruction."
                 raise InputError(msg)
+            kept.save(index, learned)
             logger.debug("Block %s to %s: relative error %.4f", block.entry, block.exit, error)
     logger.info("Reconstructed %d blocks: relative error of the output %.4f", len(blocks), error)
 
@@ -141,9 +157,34 @@ class _Soft:
     masks: torch.Generator
 
 
+def _learn_block(
+    student: Student, block: Block, runner: BlockRunner, data: _Data, settings: ReconstructionSettings
+) -> dict[str, Tensor]:
+    """Let a block learn; the student is left as it was, and what was learned is given by name."""
+    with _soft_quantizers(student, block, settings) as soft:
+        _learn(soft, runner, data, settings)
+    limits = {name: torch.tensor(each.limits(), dtype=torch.float64) for name, each in soft.ranges.items()}
+    results = {name: rounding.result() for name, rounding in soft.roundings.items()}
+    steps, codes = ({name: result[place] for name, result in results.items()} for place in (0, 1))
+    return under(LIMITS, limits) | under(STEP, steps) | under(CODES, codes)
+
+
+@torch.no_grad()
+def _put(student: Student, learned: Mapping[str, Tensor]) -> None:
+    """Give the student's own quantizers, and the weights before them, what a block has learned."""
+    weights = {layer.weight_quantizer: layer.weight for layer in student.layers}
+    for name, limits in part(LIMITS, learned).items():
+        set_limits(student.quantizer(name), *limits.tolist())
+    codes = part(CODES, learned)
+    for name, step in part(STEP, learned).items():
+        quantizer, weight = student.quantizer(name), student.network.get_parameter(weights[name])
+        weight.data.copy_((codes[name] * step).to(weight))
+        quantizer.scale.data.copy_((step.to(weight) * quantizer.level_high).reshape(quantizer.scale.shape))
+
+
 @contextmanager
 def _soft_quantizers(student: Student, block: Block, settings: ReconstructionSettings) -> Iterator[_Soft]:
-    """Exchange the quantizers of a block for ones that learn; afterwards the student's own have what they learned."""
+    """Exchange the quantizers of a block for ones that learn; afterwards the student's own are back, as they were."""
     masks = torch.Generator(next(student.parameters()).device).manual_seed(settings.seed)
     sites = {site.name: site for site in student.sites if block.holds(site) and not site.is_input}
     uses = Counter(layer.weight for layer in student.layers)
@@ -166,12 +207,6 @@ def _soft_quantizers(student: Student, block: Block, settings: ReconstructionSet
     finally:
         for name, quantizer in own.items():
             student.replace_quantizer(name, quantizer)
-    for name, learned in ranges.items():
-        set_limits(own[name], *learned.limits())
-    for name, learned_rounding in roundings.items():
-        step, codes = learned_rounding.result()
-        weights[name].data.copy_(codes * step)
-        own[name].scale.data.copy_((step * own[name].level_high).reshape(own[name].scale.shape))
 
 
 def _learn(soft: _Soft, runner: BlockRunner, data: _Data, settings: ReconstructionSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +20,13 @@ from dfq_plugin.student import Student
 
 @torch.no_grad()
 def round_student(
-    student: Student, graph: OperatorGraph, moments: Mapping[str, Moments], images: Tensor, settings: QuantizeSettings
+    student: Student,
+    graph: OperatorGraph,
+    moments: Mapping[str, Moments],
+    images: Tensor,
+    settings: QuantizeSettings,
+    *,
+    checkpoint: Path | None = None,
 ) -> None:
     """Round the weights of a student and correct its biases.
 
@@ -29,9 +36,10 @@ def round_student(
         moments: what BatchNorm layers said about them.
         images: (N, C, H, W), for reconstruction.
         settings: how.
+        checkpoint: of the reconstruction, as ``reconstruct`` takes it.
 
     Raises:
-        InputError: reconstruction failed.
+        InputError: reconstruction failed, or the checkpoint is that of another run.
     """
     learned = settings.reconstruction.steps > 0
     wanted = settings.bias_correction == "batchnorm" or (settings.bias_correction == "auto" and not learned)
@@ -44,7 +52,7 @@ def round_student(
             for name, histogram in histograms.items():
                 fit_range(student.quantizer(name), histogram)
     if learned:
-        reconstruct(student, graph, images, settings.reconstruction)
+        reconstruct(student, graph, images, settings.reconstruction, checkpoint)
     if settings.rounding == "squant":  # leaves alone what reconstruction has put on the grid
         round_weights(student)
     if correct:

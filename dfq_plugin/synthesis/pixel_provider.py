@@ -24,13 +24,22 @@ class BatchNormProvider(Provider):
     learning_rate: float
     batch_size: int
 
+    @property
+    def wants_classes(self) -> bool:
+        """Whether the method needs a teacher that gives classes; not all do."""
+        return True
+
     def requires(self, facts: ModelFacts) -> None:
         if not facts.batchnorm_layers:
             msg = (
                 f"Provider '{self.name}' matches the statistics stored in BatchNorm layers, and this teacher runs none "
-                "(were they folded into the convolutions?); the providers 'fractal', 'noise' and 'folder' work without."
+                "(were they folded into the convolutions?); 'psaq' wants self-attention instead, and 'fractal', "
+                "'noise' and 'folder' work with any network."
             )
             raise UnsupportedModelError(msg)
+        if self.wants_classes:
+            who = f"Provider '{self.name}' makes images of the teacher's classes: it"
+            facts.require_classes(who, "'zeroq', 'genie' and 'fractal' need no classes")
 
 
 class PixelProvider(BatchNormProvider):

@@ -100,7 +100,7 @@ class TestGenerate:
 def test_quantize_takes_settings_as_keywords(stage: Recorder) -> None:
     network = tiny_teacher()
     dfq.quantize(network, SYNTHETIC, weight_bits=4, first_last_bits=None)
-    assert stage.calls == [(network, SYNTHETIC, QuantizeSettings(weight_bits=4, first_last_bits=None))]
+    assert stage.calls == [(network, SYNTHETIC, QuantizeSettings(weight_bits=4, first_last_bits=None), None)]
 
 
 @pytest.mark.parametrize("stage", [("finetuning", "finetune")], indirect=True)

@@ -241,6 +241,12 @@ class TestCompare:
         assert (result.exit_code, result.stdout) == (2, "")
         assert "nowhere does not exist; give the output folder" in result.stderr
 
+    def test_dry_run_of_a_comparison_is_refused_and_writes_nothing(self, runs: tuple[Path, Path]) -> None:
+        result = dfq("report", "--compare", *runs, "--dry-run", "-o", "both")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--dry-run tells what a job would take, and --compare runs none" in result.stderr
+        assert not Path("both").exists()
+
     @pytest.mark.parametrize("arguments", [(), ("config.json", "--compare", "a", "b")], ids=["neither", "both"])
     def test_config_and_compare_exclude_each_other(self, arguments: tuple[str, ...]) -> None:
         result = dfq("report", *arguments)

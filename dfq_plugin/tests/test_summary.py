@@ -105,6 +105,17 @@ def test_file_says_where_it_comes_from() -> None:
     }
 
 
+def test_file_tells_of_the_set_its_student_was_made_with_not_of_a_later_one() -> None:
+    student = Student(nn.Identity(), (3, 8, 8), STUDENT.sites, STUDENT.layers, STUDENT.plan)
+    student.calibrated_on = {**SYNTHETIC.origin(), "seed": "77", "provider": "earlier"}
+    told = file_metadata(SYNTHETIC, student)
+    assert (told["seed"], told["provider"], told["bits"]) == (
+        "77",
+        "earlier",
+        file_metadata(SYNTHETIC, STUDENT)["bits"],
+    )
+
+
 def test_every_number_has_its_place() -> None:
     report = build()
     assert report.model == "timm:tiny (tag)"

@@ -35,6 +35,17 @@ class OutOfOrder(nn.Module):
         return logits
 
 
+class Dictionary(nn.Module):
+    """Gives a dictionary, as networks for segmentation do."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor] = torch.relu) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> dict[str, list[Tensor]]:
+        return {"out": [self.function(images)]}
+
+
 class TestReadFacts:
     def test_gives_shape_classes_and_normalisation(self) -> None:
         facts = read_facts(tiny_teacher(num_classes=7), [3, 8, 8], mean=[0.1, 0.2, 0.3], std=(1, 2, 3))
@@ -89,17 +100,24 @@ class TestReadFacts:
             pytest.param(nn.Sequential(nn.Flatten(2), nn.Flatten(0, 1)), r"\(3, 64\)", id="batch_axis_mixed"),
         ],
     )
-    def test_refuses_network_that_gives_no_classes(self, network: nn.Module, found: str) -> None:
-        with pytest.raises(UnsupportedModelError, match=rf"gives {found} for one image"):
-            read_facts(network, SHAPE)
+    def test_network_that_gives_no_classes_says_what_it_gives(self, network: nn.Module, found: str) -> None:
+        facts = read_facts(network, SHAPE)
+        assert facts.num_classes == 0
+        assert facts.classifier is None
+        with pytest.raises(
+            UnsupportedModelError, match=rf"^It needs a classifier, .* gives {found} for .*; do that\.$"
+        ):
+            facts.require_classes("It", "do that")
 
-    def test_refuses_network_that_gives_a_dictionary(self) -> None:
-        class Dictionary(nn.Module):
-            def forward(self, images: Tensor) -> dict[str, Tensor]:
-                return {"out": images}
+    def test_classifier_has_the_classes_that_are_required(self) -> None:
+        read_facts(tiny_teacher(), SHAPE).require_classes("It", "do that")
 
-        with pytest.raises(UnsupportedModelError, match="Dictionary gives a dict"):
-            read_facts(Dictionary(), SHAPE)
+    def test_network_that_gives_a_dictionary_says_so(self) -> None:
+        assert read_facts(Dictionary(), SHAPE).output == "a dict"
+
+    def test_numbers_that_are_not_finite_are_found_in_a_dictionary(self) -> None:
+        with pytest.raises(InputError, match="numbers that are not finite for a black image"):
+            read_facts(Dictionary(torch.log), SHAPE)
 
     @pytest.mark.parametrize(
         ("mean", "std", "told"),

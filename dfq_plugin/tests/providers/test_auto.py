@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from dfq_plugin.providers.auto import Auto
-from dfq_plugin.providers.base import GenerationRequest
+from dfq_plugin.providers.base import GenerationRequest, Provider
 from dfq_plugin.providers.fractal import Fractal
 from dfq_plugin.providers.genie import Genie
 from dfq_plugin.providers.intraq import IntraQ
+from dfq_plugin.providers.psaq import PSAQ
 from dfq_plugin.providers.registry import get_provider
+from dfq_plugin.providers.zeroq import ZeroQ
 from dfq_plugin.synthesis.generators import initialised
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts, read_facts
@@ -54,6 +56,12 @@ def test_it_is_registered() -> None:
     [
         pytest.param(replace(SMALL, batchnorm_layers=()), Fractal(), "no BatchNorm layer", id="no_batchnorm"),
         pytest.param(replace(LARGE, batchnorm_layers=()), Fractal(), "no BatchNorm layer", id="large_no_batchnorm"),
+        pytest.param(
+            replace(LARGE, batchnorm_layers=(), attention_operators=12), PSAQ(), "12 self-attentions", id="attention"
+        ),
+        pytest.param(replace(LARGE, attention_operators=12), IntraQ(preset="cifar10"), "65 pixels", id="both"),
+        pytest.param(replace(LARGE, num_classes=0, classifier=None), ZeroQ(), "no classes", id="large_no_classes"),
+        pytest.param(replace(SMALL, num_classes=0, classifier=None), Genie(), "8 pixels", id="small_no_classes"),
         pytest.param(SMALL, Genie(), "2 BatchNorm layers, and 8 pixels", id="small"),
         pytest.param(replace(SMALL, input_shape=(3, 64, 64)), Genie(), "64 pixels", id="just_small"),
         pytest.param(LARGE, IntraQ(preset="cifar10"), "65 pixels", id="large_few_classes"),
@@ -65,9 +73,7 @@ def test_it_is_registered() -> None:
         ),
     ],
 )
-def test_choice_follows_what_the_teacher_offers(
-    facts: ModelFacts, expected: Fractal | Genie | IntraQ, reason: str
-) -> None:
+def test_choice_follows_what_the_teacher_offers(facts: ModelFacts, expected: Provider, reason: str) -> None:
     choice = Auto().choose(facts)
     assert choice.provider == expected
     assert reason in choice.reason
@@ -77,7 +83,10 @@ def test_no_generator_is_trained_where_speed_is_preferred() -> None:
     choice = Auto(prefer="speed").choose(SMALL)
     assert choice.provider == IntraQ(preset="cifar10")
     assert "speed is preferred" in choice.reason
-    assert Auto(prefer="speed").choose(replace(SMALL, batchnorm_layers=())).provider == Fractal()
+    for attentions in (0, 12):
+        bare = replace(SMALL, batchnorm_layers=(), attention_operators=attentions)
+        assert Auto(prefer="speed").choose(bare).provider == Fractal()
+    assert Auto(prefer="speed").choose(replace(SMALL, num_classes=0, classifier=None)).provider == ZeroQ()
     assert Auto(prefer="speed").choose(LARGE) == Auto().choose(LARGE)
 
 

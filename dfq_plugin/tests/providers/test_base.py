@@ -14,7 +14,15 @@ from torch import nn
 
 from dfq_plugin.errors import ConfigError, ProviderContractError, UnsupportedModelError
 from dfq_plugin.network_state import Snapshot
-from dfq_plugin.providers.base import GenerationRequest, Provider, checkpoint_folder, cited, request_key
+from dfq_plugin.providers.base import (
+    LARGEST_SETTING,
+    GenerationRequest,
+    Provider,
+    checkpoint_folder,
+    cited,
+    request_key,
+)
+from dfq_plugin.providers.registry import build_provider
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts, read_facts
 from dfq_plugin.testing import tiny_teacher
@@ -195,6 +203,32 @@ def _remember(generate: Callable[..., SyntheticSet], seen: list[Path | None]) ->
         return generate(provider, teacher, facts, request)
 
     return wrapped
+
+
+@pytest.mark.parametrize(
+    ("provider", "params", "pointer"),
+    [
+        ("zeroq", {"learning_rate": 1e38}, "learning_rate"),
+        ("genie", {"generator_learning_rate": 1e300}, "generator_learning_rate"),
+        ("mixture", {"parts": [{"provider": "noise", "share": 1e308}]}, "parts/0/share"),
+        ("mixture", {"parts": [{"provider": "zeroq", "params": {"learning_rate": 1e38}}]}, "learning_rate"),
+        ("gdfq", {"batchnorm_weight": 2e30}, "batchnorm_weight"),
+    ],
+)
+def test_settings_near_the_end_of_single_precision_are_one_message(
+    provider: str, params: dict[str, Any], pointer: str
+) -> None:
+    told = rf"params/{pointer}: .*(at most 1e\+30|less than or equal to 1000000)"
+    with pytest.raises(ConfigError, match=told) as raised:
+        build_provider(provider, params)
+    assert str(raised.value).count("/calibration/params") == 1
+
+
+def test_largest_step_size_diverges_with_a_message() -> None:
+    provider = build_provider("zeroq", {"learning_rate": LARGEST_SETTING, "steps": 3})
+    teacher = tiny_teacher()
+    with pytest.raises(ProviderContractError, match="the loss is not finite"):
+        provider(teacher, read_facts(teacher, (3, 8, 8)), REQUEST)
 
 
 class TestRequestKey:
