@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, Body, OperatorGraph
-from dfq_plugin.quantization.operator_mode import OperatorMode
+from dfq_plugin.quantization.operator_mode import OperatorMode, tensors_in
 from dfq_plugin.quantization.ranges import TensorHistogram, watch
 from dfq_plugin.quantization.switching import in_float
 from dfq_plugin.student import Student
@@ -181,10 +181,10 @@ class _MomentMode(OperatorMode):
 
     def execute(self, operator: OpMeta, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         args, kwargs = self.quantize_operands(operator, args, kwargs)
-        operands = list(_tensors((*args, *kwargs.values())))
+        operands = list(tensors_in((*args, *kwargs.values())))
         certain = operator.func.__name__ not in MIXING and not any(each in self._uncertain for each in operands)
         result = operator.func(*args, **kwargs)
-        kept = all(self._is_distribution(each) for each in (*operands[:1], *_tensors((result,))))
+        kept = all(self._is_distribution(each) for each in (*operands[:1], *tensors_in((result,))))
         certain = certain and (kept or operator.func.__name__ not in LAYERS)  # its batch axis may have been moved
         if operator.func.__name__ in LAYERS and kept and len(args) > 1 and isinstance(args[1], nn.Parameter):
             product, mean = _product(operator.func, args[2:], kwargs), self._mean(args[0])
@@ -197,7 +197,7 @@ class _MomentMode(OperatorMode):
             result = self._normal(self._mean(result), spread.sqrt())
         if operator.op_name in self._moments:
             result, certain = self._remembered(self._moments[operator.op_name], operator, result), True
-        for each in _tensors((result,)):
+        for each in tensors_in((result,)):
             if not certain:
                 self.mark_uncertain(each)
             elif self._is_distribution(each):
@@ -223,15 +223,6 @@ class _MomentMode(OperatorMode):
         axis = 1 if operator.func.__name__ in CONVOLUTIONS or result.ndim == 2 else result.ndim - 1
         shape = [-1 if dimension == axis else 1 for dimension in range(result.ndim)]
         return self._normal(known.mean.reshape(shape), known.std.reshape(shape)).expand_as(result).clone()
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Every tensor that is no parameter, lists and tuples looked into."""
-    for value in values:
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
 
 
 def _product(layer: Callable[..., Tensor], rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Tensor]:

@@ -7,7 +7,8 @@ identity beside it are one block. Layers that no such tensor separates stay toge
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -16,10 +17,11 @@ from nncf.common.graph import NNCFNode
 from nncf.torch.function_hook.hook_executor_mode import OpMeta
 from nncf.torch.function_hook.hook_storage import decode_hook_name
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dfq_plugin.errors import UnsupportedModelError
 from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, INPUT, MULTIPLY_ACCUMULATE, OperatorGraph
-from dfq_plugin.quantization.operator_mode import OperatorMode
+from dfq_plugin.quantization.operator_mode import OperatorMode, tensors_in
 from dfq_plugin.student import QuantizerSite
 
 _SPLITS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbind"})  # give several tensors
@@ -122,8 +124,9 @@ def _is_depthwise(node: NNCFNode, graph: OperatorGraph, network: nn.Module) -> b
 class BlockRunner:
     """Runs one block of a hooked network alone, with whatever quantizers are in it.
 
-    The network's own code runs, on one image; at the block's entry the given tensor takes the place of what was
-    computed, at its exit the run ends. What lies before the entry is computed once and remembered.
+    The network's own code runs; at the block's entry the given tensor takes the place of what was computed, at its exit
+    the run ends. What lies before the entry is computed once, for one image, and remembered. Later runs see empty
+    tensors in its place that are as large as those of all images would be: nothing but their shapes is ever read.
 
     Args:
         network: hooked by NNCF.
@@ -135,23 +138,91 @@ class BlockRunner:
         self._network = network
         self._block = block
         self._image = image
-        self._remembered: dict[str, Any] = {}
+        self._prefix: _Prefix | None = None
 
     def __call__(self, values: Tensor) -> Tensor:
         """The block's output for its input ``values``, which it may overwrite; any number of images."""
-        image = values if self._block.is_first else self._image
+        image, prefix = values, None
+        if not self._block.is_first:
+            self._prefix = prefix = self._prefix or self._read_prefix()
+            image = self._image.expand(prefix.images_in(values), *self._image.shape[1:])
         try:
-            _BlockMode(self._network, self._block, values, self._remembered).run(image)
+            _BlockMode(self._network, self._block, values, prefix).run(image)
         except _ExitReached as reached:
             return reached.output
         msg = f"The network ended before {self._block.exit}, which it executed when it was traced."
         raise UnsupportedModelError(msg)
+
+    def _read_prefix(self) -> _Prefix:
+        mode = _PrefixMode(self._network, self._block.entry, self._image)
+        with suppress(_ExitReached):
+            mode.run(self._image)
+        return mode.prefix
+
+
+@dataclass
+class _Prefix:
+    """What a network computes before a block's entry, for one image.
+
+    Attributes:
+        results: by operator.
+        live: the operators whose result depends on the image.
+        rows: length of the first axis of what the entry gives.
+    """
+
+    results: dict[str, Any] = field(default_factory=dict)
+    live: set[str] = field(default_factory=set)
+    rows: int = 1
+
+    def images_in(self, values: Tensor) -> int:
+        """How many images the input of the block stands for."""
+        return max(1, len(values) // self.rows)
+
+    def stand_in(self, name: str, images: int) -> Any:  # noqa: ANN401 - whatever the operator gives
+        """What the operator would give for so many images, as far as shapes go; a constant is itself."""
+        found = self.results[name]
+        return _repeated(found, images) if name in self.live else found
+
+
+def _repeated(result: Any, images: int) -> Any:  # noqa: ANN401
+    """Zeros in the shape that a result has for so many images; they take no memory."""
+    if isinstance(result, list | tuple):
+        return type(result)([_repeated(part, images) for part in result])
+    if not isinstance(result, Tensor) or result.ndim == 0:
+        return result
+    return result.new_zeros(()).expand(len(result) * images, *result.shape[1:])
 
 
 class _ExitReached(Exception):  # noqa: N818 - the normal end of a run
     def __init__(self, output: Tensor) -> None:
         super().__init__()
         self.output = output
+
+
+class _PrefixMode(OperatorMode):
+    """Executes a network up to an operator and keeps what it computed."""
+
+    def __init__(self, network: nn.Module, entry: str, image: Tensor) -> None:
+        super().__init__(network)
+        self.prefix = _Prefix()
+        self._entry = entry
+        self._live = WeakTensorKeyDictionary()
+        self._live[image] = True
+
+    def execute(self, operator: OpMeta, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        live = any(each in self._live for each in tensors_in((*args, *kwargs.values())))
+        args, kwargs = self.quantize_operands(operator, args, kwargs)
+        output = operator.func(*args, **kwargs)
+        if operator.op_name == self._entry:
+            self.prefix.rows = len(output)
+            raise _ExitReached(output)
+        output = self.quantize_result(operator, output)
+        self.prefix.results[operator.op_name] = output
+        if live:
+            self.prefix.live.add(operator.op_name)
+            for each in tensors_in((output,)):
+                self._live[each] = True
+        return output
 
 
 class _BlockMode(OperatorMode):
@@ -161,28 +232,22 @@ class _BlockMode(OperatorMode):
         network: hooked by NNCF.
         block: which part of it.
         values: the block's input.
-        remembered: results of the operators before the entry, filled on the first run.
+        prefix: what lies before the entry; None for the first block.
     """
 
-    def __init__(self, network: nn.Module, block: Block, values: Tensor, remembered: dict[str, Any]) -> None:
+    def __init__(self, network: nn.Module, block: Block, values: Tensor, prefix: _Prefix | None) -> None:
         super().__init__(network)
-        self._block = block
-        self._values = values
-        self._remembered = remembered
-        self._entered = block.is_first
+        self._block, self._values, self._prefix = block, values, prefix
 
     def execute(self, operator: OpMeta, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        name = operator.op_name
-        if not self._entered and name == self._block.entry:
-            self._entered = True
+        name, prefix = operator.op_name, self._prefix
+        if prefix is not None and name == self._block.entry:
+            self._prefix = None
             return self.quantize_result(operator, self._values)
-        if not self._entered and name in self._remembered:
-            return self._remembered[name]
+        if prefix is not None and name in prefix.results:
+            return prefix.stand_in(name, prefix.images_in(self._values))
         args, kwargs = self.quantize_operands(operator, args, kwargs)
         output = operator.func(*args, **kwargs)
         if name == self._block.exit:
             raise _ExitReached(output)
-        output = self.quantize_result(operator, output)
-        if not self._entered:
-            self._remembered[name] = output
-        return output
+        return self.quantize_result(operator, output)

@@ -7,7 +7,7 @@ here is the same one with a place to step in: a subclass says what executing an 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from nncf.torch.function_hook import get_hook_storage
@@ -58,3 +58,12 @@ class OperatorMode(FunctionHookMode):  # type: ignore[misc]  # NNCF ships no typ
         if is_no_operator or get_handle_inner_function(func) is not None:
             return super().__torch_function__(func, types, args, kwargs)
         return self.execute(OpMeta(self.get_next_op_call_name(func.__name__), func), args, kwargs or {})
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Every tensor that is no parameter, lists and tuples looked into."""
+    for value in values:
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)

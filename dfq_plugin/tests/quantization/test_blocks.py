@@ -187,6 +187,29 @@ class TestRunning:
             parts = torch.cat([runner(values[:3].clone()), runner(values[3:].clone())])
         assert torch.allclose(whole, parts, atol=1e-5)
 
+    def test_a_network_that_asks_for_the_number_of_images_gets_that_of_the_block(self) -> None:
+        class Viewed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding=1)
+                self.classifier = nn.Linear(4, 5)
+
+            def forward(self, images: Tensor) -> Tensor:
+                count, early = images.size(0), self.first(images).relu()
+                channels = early.shape[1]
+                late = self.second(early).relu().mean(dim=(2, 3), keepdim=True)
+                logits: Tensor = self.classifier(late.view(count, channels * early.size(0) // count))
+                return logits
+
+        body, graph = traced(filled(Viewed()))
+        blocks = find_blocks(graph, body)
+        assert len(blocks) == 3
+        for count in (5, 3, 5):
+            values = IMAGES[:count]
+            for block in blocks:
+                values = BlockRunner(body, block, IMAGES[:1])(values.clone())
+            assert torch.allclose(values, body(IMAGES[:count]), atol=1e-5)
+
     def test_computes_what_lies_before_the_block_once_and_what_lies_behind_never(self) -> None:
         class Counter(nn.Module):
             count = 0
