@@ -154,7 +154,7 @@ def test_every_provider_is_in_the_tables_for_choosing() -> None:
 def test_figures_for_choosing_are_those_of_readme_and_recipes() -> None:
     sources = [*tables("README.md", "## Results"), *tables("recipes.md", "## What they give")]
     measured = tables("methods.md", "## What was measured")
-    assert len(measured) > 8
+    assert measured
     assert [row for row in measured if row not in sources] == []
 
 
