@@ -52,7 +52,8 @@ def test_02_imagenet_network_runs_from_its_config(tmp_path: Path) -> None:
     assert proven(printed, 1000)
     for name in re.findall(r"runs/02_imagenet/[\w.]+", printed):
         assert (tmp_path / name).exists()
-    plain, integer = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) bytes", printed))
+    sizes = re.findall(r"size: ([\d,]+) bytes in float, ([\d,]+) in integers", printed)
+    plain, integer = (int(number.replace(",", "")) for number in sizes[0])
     assert integer < plain / 3
 
 

@@ -66,7 +66,7 @@ def export_onnx(
     lower(model, settings.packing)
     write_model(model, target, {f"dfq.{key}": value for key, value in (metadata or {}).items()})
     size = model_size(target)
-    logger.info("Wrote %s (%.1f MB).", target, size / 1e6)
+    logger.info("Exported: %.1f MB.", size / 1e6)  # no path: the pipeline renames the file once it is proven
     return Exported(target, size)
 
 
