@@ -201,7 +201,8 @@ def _explain(detail: Any, known: list[str], name: str) -> str:  # noqa: ANN401 -
         return f"{pointer}: provider '{name}' has no setting '{key}'.{_nearest(key, known)} Settings: {listed}."
     if detail["type"] == "missing":
         return f"{pointer}: provider '{name}' needs this setting."
-    return f"{pointer}: {detail['msg']}, got {detail['input']!r}."
+    message = detail["msg"].removeprefix("Value error, ")  # what pydantic puts before messages of our own
+    return f"{pointer}: {message}, got {detail['input']!r}."
 
 
 def _announced(name: str | None = None) -> list[EntryPoint]:
