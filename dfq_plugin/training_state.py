@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,40 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dfq_plugin.errors import InputError
+from dfq_plugin.tensor_files import read_tensors
+
 RATES, STEP = "rates", "step"
+
+
+def read_state(
+    path: Path | None, run: Mapping[str, str], work: str, logger: logging.Logger, *, needed: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """What a killed run kept, for the same run to go on from; nothing where there is no such file or a damaged one.
+
+    Args:
+        path: of the file; None where nothing is kept.
+        run: everything that has to be the same, as the file's metadata says it.
+        work: what goes on, the first word of a message.
+        logger: is told.
+        needed: tensors without which the file is that of another run.
+
+    Raises:
+        InputError: the file is that of another run.
+    """
+    if path is None or not path.exists():
+        return {}
+    try:
+        state, metadata = read_tensors(path, own=True)
+    except InputError as error:
+        logger.warning("%s begins anew: %s", work, error)
+        return {}
+    others = [name for name in run if metadata.get(name) != run[name]] or [name for name in needed if name not in state]
+    if others:
+        msg = f"{path} is of a run with other {' and other '.join(others)}; delete it to begin anew."
+        raise InputError(msg)
+    logger.info("%s goes on from %s.", work, path)
+    return state
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

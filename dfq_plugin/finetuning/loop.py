@@ -17,14 +17,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from dfq_plugin.batches import BatchSource, FixedBatches
 from dfq_plugin.config import FinetuneSettings
-from dfq_plugin.errors import ConfigError, InputError
+from dfq_plugin.errors import ConfigError
 from dfq_plugin.finetuning.hooks import FinetuneHooks
 from dfq_plugin.progress import track
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import digest_of
-from dfq_plugin.tensor_files import read_tensors, write_tensors
-from dfq_plugin.training_state import load_optimizer_state, optimizer_state, part, under
+from dfq_plugin.tensor_files import write_tensors
+from dfq_plugin.training_state import load_optimizer_state, optimizer_state, part, read_state, under
 
 logger = logging.getLogger("nncf.dfq_plugin.finetune")
 
@@ -73,7 +73,7 @@ def finetune(
     per_epoch = source.batches_per_epoch
     hooks = FinetuneHooks(teacher, student, source, settings)
     run = _describe(teacher, student, settings) if checkpoint is not None else {}
-    state = _read(checkpoint, run)
+    state = read_state(checkpoint, run, "Fine-tuning", logger)
     if state:
         hooks.load_state_dict(part("hooks", state))
     with hooks, track(settings.epochs * per_epoch, "Fine-tuning") as bar:
@@ -147,19 +147,3 @@ def _describe(teacher: nn.Module, student: Student, settings: FinetuneSettings) 
         "teacher": digest_of(teacher),
         "student": digest_of(student.network),
     }
-
-
-def _read(checkpoint: Path | None, run: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    if checkpoint is None or not checkpoint.exists():
-        return {}
-    try:
-        state, metadata = read_tensors(checkpoint, own=True)
-    except InputError as error:
-        logger.warning("Fine-tuning begins anew: %s", error)
-        return {}
-    others = [name for name in run if metadata.get(name) != run[name]]
-    if others:
-        msg = f"{checkpoint} is of a run with other {' and other '.join(others)}; delete it to begin anew."
-        raise InputError(msg)
-    logger.info("Fine-tuning goes on from %s.", checkpoint)
-    return state

@@ -30,6 +30,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, Body, OperatorGraph
 from dfq_plugin.quantization.operator_mode import OperatorMode, tensors_in
+from dfq_plugin.quantization.prepare import scope_of
 from dfq_plugin.quantization.ranges import TensorHistogram, watch
 from dfq_plugin.quantization.switching import in_float
 from dfq_plugin.student import Student
@@ -87,7 +88,7 @@ def batchnorm_moments(teacher: nn.Module, example: Tensor, graph: OperatorGraph)
         norm = body.get_submodule(name) if name else None
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - their base class
             continue
-        layer = graph.folded.get(name.removeprefix("network.").replace(".", "/"))
+        layer = graph.folded.get(scope_of(name))
         heir = name if layer is None else "network." + layer.replace("/", ".")
         operators = heirs.get(heir) or heirs.get(f"{heir}.0", [])  # in a Sequential with what else the layer did
         if runs[name] < len(operators):

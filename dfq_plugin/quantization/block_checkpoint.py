@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from dfq_plugin.config.quantize_settings import ReconstructionSettings
-from dfq_plugin.errors import InputError
 from dfq_plugin.student import Student
 from dfq_plugin.teacher import digest_of
-from dfq_plugin.tensor_files import read_tensors, write_tensors
-from dfq_plugin.training_state import part, under
+from dfq_plugin.tensor_files import write_tensors
+from dfq_plugin.training_state import part, read_state, under
 
 FORMAT, DONE = "dfq_plugin.blocks/1", "blocks"
 
@@ -40,7 +39,7 @@ class BlockCheckpoint:
     def __init__(self, path: Path | None, student: Student, images: Tensor, settings: ReconstructionSettings) -> None:
         self._path = path
         self._run = {} if path is None else _describe(student, images, settings)
-        self._state = _read(path, self._run)
+        self._state = read_state(path, self._run, "Reconstruction", logger, needed=[DONE])
 
     def load(self, index: int) -> dict[str, Tensor] | None:
         """What the block has learned, on the CPU; None when it has still to learn."""
@@ -74,19 +73,3 @@ def _describe(student: Student, images: Tensor, settings: ReconstructionSettings
         "student": hashlib.sha256(f"{digest_of(student.network)}{plan}".encode()).hexdigest(),
         "images": hashlib.sha256(images.detach().cpu().contiguous().numpy().data).hexdigest(),
     }
-
-
-def _read(path: Path | None, run: Mapping[str, str]) -> dict[str, Tensor]:
-    if path is None or not path.exists():
-        return {}
-    try:
-        state, metadata = read_tensors(path, own=True)
-    except InputError as error:
-        logger.warning("Reconstruction begins anew: %s", error)
-        return {}
-    others = [name for name in run if metadata.get(name) != run[name]]
-    if others or DONE not in state:
-        msg = f"{path} is of a run with other {' and other '.join(others or [DONE])}; delete it to begin anew."
-        raise InputError(msg)
-    logger.info("Reconstruction goes on from %s.", path)
-    return state

@@ -21,6 +21,7 @@ from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer, SymmetricQuantizer
 from torch import nn
 
+from dfq_plugin.extremes import DEAD_CHANNEL_REACH
 from dfq_plugin.quantization.nncf_graph import (
     CONCATENATIONS,
     CONVOLUTIONS,
@@ -29,7 +30,7 @@ from dfq_plugin.quantization.nncf_graph import (
     OperatorGraph,
 )
 from dfq_plugin.quantization.placement import placed_quantizers, remove_quantizers, specification
-from dfq_plugin.quantization.ranges import DEAD_CHANNEL_SCALE, set_limits
+from dfq_plugin.quantization.ranges import set_limits
 
 # Activation functions that integer kernels apply for nothing: they are limits of the codes.
 RECTIFIERS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_"})
@@ -210,7 +211,7 @@ def _weight_quantizer(node: NNCFNode, weight: nn.Parameter, overflow_fix: str) -
     if node.node_type in {"matmul", "__matmul__", "bmm"}:
         axis = weight.ndim - 1
     largest = weight.detach().abs().amax([other for other in range(weight.ndim) if other != axis], keepdim=True)
-    floor = largest.max().clamp(min=torch.finfo(largest.dtype).tiny) * DEAD_CHANNEL_SCALE
+    floor = largest.max().clamp(min=torch.finfo(largest.dtype).tiny) * DEAD_CHANNEL_REACH
     quantizer = SymmetricQuantizer(specification(QuantizationScheme.SYMMETRIC, largest.shape, narrow=True))
     quantizer.signed = True
     scale = largest.clamp(min=floor.item())

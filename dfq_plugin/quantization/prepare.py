@@ -67,7 +67,7 @@ def _fold(body: Body, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[s
         transposed = source.node_type.startswith("conv_transpose")
         layer.weight, layer.bias = _fused(layer, *affine, transposed=transposed)
         body.set_submodule(norm_name, rest)
-        body.folded[_scope(norm_name)] = _scope(layer_name)
+        body.folded[scope_of(norm_name)] = scope_of(layer_name)
         return True
     return False
 
@@ -151,7 +151,7 @@ def _fused(
     return nn.Parameter(weight.to(dtype), requires_grad=False), nn.Parameter(bias.to(dtype), requires_grad=False)
 
 
-def _scope(module: str) -> str:
+def scope_of(module: str) -> str:
     """The scope of a module of a ``Body``, as it would be without the body around it."""
     return module.removeprefix("network.").replace(".", "/")
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfq_plugin.extremes import DEAD_CHANNEL_REACH
+
 ACTIVATION_POWER, WEIGHT_POWER = 2.4, 4
 CLIP_RATIOS = torch.linspace(0.05, 1.0, 96)
 COARSE = slice(3, None, 4)  # every fourth of them, the last included
@@ -24,7 +26,7 @@ CACHED_VALUES = 2**15  # so many weights and what is computed from them stay in 
 BINS = 4096
 # A channel this much smaller than the largest of its tensor adds nothing that float32 could hold: it is dead. Its grid
 # is that of a channel a hundred times smaller than the largest, as in NNCF's min-max ranges: fine enough for its bias.
-DEAD_CHANNEL, DEAD_CHANNEL_SCALE = 1e-7, 1e-2
+DEAD_CHANNEL = 1e-7
 
 
 class TensorHistogram:
@@ -201,7 +203,7 @@ def search_channel_scales(
         best = torch.cat([_search_ratios(part, tried, level_low, level_high) for part in parts])
     else:
         best = tried.expand(len(rows))
-    return torch.where(alive, best * largest, DEAD_CHANNEL_SCALE * most if most > 0 else 1.0)
+    return torch.where(alive, best * largest, DEAD_CHANNEL_REACH * most if most > 0 else 1.0)
 
 
 def _search_ratios(rows: Tensor, ratios: Tensor, level_low: int, level_high: int) -> Tensor:
