@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from cifar import TestImages, load_teacher, make_images
-from jobs import Job, Row, answer, measure_all
-from tables import spread, write_page
+from jobs import Job, Row, Stopwatch, answer, measure_all, measured
+from tables import COST, cost, spread, write_page
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,7 +59,8 @@ def main() -> None:
         for count in arguments.counts
         for method in arguments.methods
     ]
-    write(measure_all("images", jobs, __file__, arguments.data))
+    measure_all("images", jobs, __file__, arguments.data)
+    write(measured("images"))
 
 
 def parse() -> argparse.Namespace:
@@ -77,12 +78,18 @@ def measure(job: Job, data: Path) -> Row:
     """One student, trained on one set."""
     teacher = load_teacher(data)
     provider, params = METHODS[job["method"]]
-    images = make_images(teacher, data, provider, count=job["count"], seed=job["seed"], params=params)
+    with Stopwatch() as making:
+        images = make_images(teacher, data, provider, count=job["count"], seed=job["seed"], params=params)
     student = dfq.quantize(teacher, images, weight_bits=4, activation_bits=4, first_last_bits=None)
     test = TestImages(data, teacher)
     before = test.measure(student)
     dfq.finetune(teacher, student, images, epochs=1, steps_per_epoch=STEPS, batch_size=BATCH, seed=job["seed"])
-    return {"before": before, **test.measure(student), "within_class": within_class(teacher, images.images)}
+    return {
+        "before": before,
+        **test.measure(student),
+        "within_class": within_class(teacher, images.images),
+        "images_minutes": making.minutes,
+    }
 
 
 @torch.no_grad()
@@ -103,16 +110,20 @@ def within_class(teacher: nn.Module, images: Tensor) -> float:
 
 def write(rows: list[Row]) -> None:
     """One line for each method and number of images."""
-    good = [row for row in rows if "error" not in row]
     table = []
-    for method, count in dict.fromkeys((row["method"], row["count"]) for row in good):
-        own = [row for row in good if (row["method"], row["count"]) == (method, count)]
+    for method, count in sorted({(row["method"], row["count"]) for row in rows}, key=place):
+        own = [row for row in rows if (row["method"], row["count"]) == (method, count)]
         calibrated = spread([row["before"]["top1"] for row in own])
-        cells = [spread([row[name] for row in own]) for name in ("top1", "drop", "within_class", "minutes")]
-        table.append([method, count, calibrated, *cells])
+        cells = [spread([row[name] for row in own]) for name in ("top1", "drop", "within_class")]
+        table.append([method, count, calibrated, *cells, *cost(own)])
     text = __doc__.split("\n\n")[2].replace("\n", " ")
-    header = ["images", "number", "top-1 before", "top-1", "drop", "within class", "minutes with making the images"]
+    header = ["images", "number", "top-1 before", "top-1", "drop", "within class", *COST]
     write_page("images", "What the images are worth", text, header, table)
+
+
+def place(line: tuple[str, int]) -> tuple[int, int]:
+    """Where a line stands: as in METHODS, then by the number of images."""
+    return list(METHODS).index(line[0]), line[1]
 
 
 if __name__ == "__main__":

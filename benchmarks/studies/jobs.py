@@ -20,8 +20,23 @@ Row = dict[str, Any]
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def measure_all(study: str, jobs: Iterable[Job], script: str, data: Path) -> list[Row]:
-    """Measure what is not measured yet, and give the rows of all jobs in their order.
+class Stopwatch:
+    """Minutes between entering and leaving."""
+
+    minutes = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        """Start."""
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.minutes = round((time.perf_counter() - self._start) / 60, 2)
+
+
+def measure_all(study: str, jobs: Iterable[Job], script: str, data: Path) -> None:
+    """Measure what is not measured yet, each job in a process of its own.
 
     Args:
         study: names the file of results, one JSON object a line: the job with what was measured.
@@ -29,17 +44,20 @@ def measure_all(study: str, jobs: Iterable[Job], script: str, data: Path) -> lis
         script: the study's own file, which ``answer`` makes do one job.
         data: the folder with the labelled images.
     """
-    path, rows = RESULTS / f"{study}.jsonl", []
+    path = RESULTS / f"{study}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     for job in jobs:
-        row = find(read_rows(path), job)
-        if row is None:
-            row = {**job, **_run_apart(script, job, data)}
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
-        rows.append(row)
-    return rows
+        if find(read_rows(path), job) is not None:
+            continue
+        row = {**job, **_run_apart(script, job, data)}
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def measured(study: str) -> list[Row]:
+    """The rows that went well, in the order they were measured in: what every page is written from."""
+    return [row for row in read_rows(RESULTS / f"{study}.jsonl") if "error" not in row]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -65,9 +83,8 @@ def _run_apart(script: str, job: Job, data: Path) -> Row:
 
 def answer(measure: Callable[[Job, Path], Row], job: str, data: Path) -> None:
     """Do one job and print its row, with the minutes and the peak memory it took."""
-    start = time.perf_counter()
-    row = measure(json.loads(job), data)
-    seconds = time.perf_counter() - start
+    with Stopwatch() as whole:
+        row = measure(json.loads(job), data)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    print(json.dumps({**row, "minutes": round(seconds / 60, 2), "memory_gb": round(memory, 2), "threads": threads}))
+    print(json.dumps({**row, "minutes": whole.minutes, "memory_gb": round(memory, 2), "threads": threads}))

@@ -18,8 +18,8 @@ from typing import Any
 import dfq_plugin as dfq
 
 from cifar import CPU_STEPS, SHAPE, TestImages, load_teacher, make_images  # isort: skip - next to this file
-from jobs import Job, Row, answer, measure_all
-from tables import plot, spread, write_page
+from jobs import Job, Row, Stopwatch, answer, measure_all, measured
+from tables import COST, cost, plot, spread, write_page
 
 ONLINE = ("gdfq", "qimera", "adadfq")
 METHODS = (
@@ -64,7 +64,8 @@ def main() -> None:
         answer(measure, arguments.one, arguments.data)
         return
     jobs = list(jobs_of(arguments.methods, arguments.bits, arguments.seeds))
-    write(measure_all("methods", jobs, __file__, arguments.data))
+    measure_all("methods", jobs, __file__, arguments.data)
+    write(measured("methods"))
 
 
 def parse() -> argparse.Namespace:
@@ -90,7 +91,8 @@ def jobs_of(methods: list[str], bits: list[int], seeds: list[int]) -> Iterator[J
 def measure(job: Job, data: Path) -> Row:
     """One student: quantized on the method's images, then distilled on them, or on its generator's batches."""
     teacher, method, seed = load_teacher(data), job["method"], job["seed"]
-    images = make_images(teacher, data, method, count=IMAGES, seed=seed)
+    with Stopwatch() as making:
+        images = make_images(teacher, data, method, count=IMAGES, seed=seed)
     student = dfq.quantize(
         teacher,
         images,
@@ -110,31 +112,26 @@ def measure(job: Job, data: Path) -> Row:
         dfq.finetune(teacher, student, source, seed=seed, **TRAINING)
     else:
         dfq.finetune(teacher, student, images, seed=seed, steps_per_epoch=STEPS, **TRAINING)
-    return {"before": before, **test.measure(student)}
+    return {"before": before, **test.measure(student), "images_minutes": making.minutes}
 
 
 def write(rows: list[Row]) -> None:
     """The table of drops, and minutes and memory of each method."""
     widths = sorted({row["bits"] for row in rows}, reverse=True)
-    good = [row for row in rows if "error" not in row]
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
 
     def drops(method: str, bits: int) -> list[float]:
-        return [row["drop"] for row in good if (row["method"], row["bits"]) == (method, bits)]
+        return [row["drop"] for row in rows if (row["method"], row["bits"]) == (method, bits)]
 
     table = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in good if row["method"] == method]
+    for method in methods:
         cells = [spread(drops(method, bits)) for bits in widths]
         published = [f"{PUBLISHED[method, bits]:.2f}" if (method, bits) in PUBLISHED else "" for bits in widths]
-        cost = spread([row["minutes"] for row in own]), spread([row["memory_gb"] for row in own])
-        table.append([method, *cells, *published, *cost])
+        table.append([method, *cells, *published, *cost([row for row in rows if row["method"] == method])])
     header = ["method", *(f"W{bits}A{bits}" for bits in widths), *(f"published W{bits}A{bits}" for bits in widths)]
     text = __doc__.split("\n\n")[2].replace("\n", " ")
-    write_page("methods", "Methods on the papers' quantizer", text, [*header, "minutes", "GB"], table)
-    lines = {
-        method: {float(bits): drops(method, bits) for bits in widths if drops(method, bits)}
-        for method in dict.fromkeys(row["method"] for row in good)
-    }
+    write_page("methods", "Methods on the papers' quantizer", text, [*header, *COST], table)
+    lines = {method: {float(bits): drops(method, bits) for bits in widths if drops(method, bits)} for method in methods}
     plot("methods", ("bits", "drop from float, points"), lines)
 
 

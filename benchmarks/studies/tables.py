@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 PAGES = Path(__file__).parents[2] / "docs" / "studies"
 
@@ -14,6 +15,16 @@ def spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+COST = ("minutes, images", "minutes, the rest", "GB")
+
+
+def cost(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    """The cells of COST: minutes for the images, where they did not come from the cache; for all else; and the most memory."""
+    images = max(row["images_minutes"] for row in rows)
+    rest = mean(row["minutes"] - row["images_minutes"] for row in rows)
+    return f"{images:.1f}", f"{rest:.1f}", f"{max(row['memory_gb'] for row in rows):.1f}"
 
 
 def write_page(name: str, title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
