@@ -21,7 +21,7 @@ COST = ("minutes, images", "minutes, the rest", "GB")
 
 
 def cost(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
-    """The cells of COST: minutes for the images, where they did not come from the cache; for all else; and the most memory."""
+    """The cells of COST: minutes for the images when they were made, minutes for all else, and the most memory."""
     images = max(row["images_minutes"] for row in rows)
     rest = mean(row["minutes"] - row["images_minutes"] for row in rows)
     return f"{images:.1f}", f"{rest:.1f}", f"{max(row['memory_gb'] for row in rows):.1f}"
