@@ -21,6 +21,7 @@ DOCS = ["sphinx>=8.1,<10", "myst-parser>=4,<6", "furo>=2024.8,<2027"]
 TEST = [
     "pytest>=9,<10",
     "hypothesis>=6.100,<7",
+    "psutil>=6,<8",
     "openvino>=2026,<2027",
     "ruff==0.17.6",
     "mypy==2.4.1",

@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +48,12 @@ SIZES = [("resnet18", 224, 8), ("resnet18", 224, 32), ("resnet20", 32, 256), ("m
 SMOKE_SIZES = [("resnet20", 8, 4)]
 COUNTS, SIDES = (64, 128, 256, 512, 1024), (64, 96, 128, 160, 224)
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")
-TARGETS = {"ours / floor": "<= 1.15", "plain / ours": ">= 2.0", "fine-tuning / training": "<= 1.6"}
+TARGETS = {
+    "ours / floor": "<= 1.15",
+    "plain / ours": ">= 2.0",
+    "fine-tuning / training": "<= 1.6",
+    "one process / two": ">= 1.7",
+}
 COMMAND = "python benchmarks/performance.py"
 Row = dict[str, Any]
 
@@ -63,6 +70,8 @@ def main() -> None:
         rows.append(finetuning(side, batch, arguments.rounds, arguments.steps))
     if "scaling" in arguments.only:
         rows += list(scaling(arguments.steps, smoke=arguments.smoke))
+    if "processes" in arguments.only:
+        rows.append(processes(smoke=arguments.smoke))
     for row in rows:
         print(row, flush=True)
     if not arguments.smoke:
@@ -72,7 +81,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["synthesis", "finetuning", "scaling"]
+    parts = ["synthesis", "finetuning", "scaling", "processes"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="in each round")
@@ -247,6 +256,21 @@ def seconds(network: nn.Module, side: int, count: int, steps: int) -> float:
     return alternate({"ours": make}, 3)["ours"]
 
 
+def processes(*, smoke: bool) -> Row:
+    """The time of one process over that of two, a thread each, for the same images; their start does not count."""
+    asked = ["resnet20", "8", "4", "2"] if smoke else ["resnet18", "64", "32", "20"]
+    script = [str(HERE / "shared_synthesis.py"), *asked]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    took = {}
+    for count in (1, 2):
+        around = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*launcher, str(count), *script], env=around, capture_output=True, text=True, check=True)  # noqa: S603
+        took[f"{count} process{'es' if count > 1 else ''}"] = round(float(done.stdout.split()[-1]), 2)
+    one, two = took.values()
+    what = f"IntraQ, 8 batches of {asked[2]} images, {asked[0]} at {asked[1]}, in several processes"
+    return {"what": what, "seconds": took, "one process / two": round(one / two, 2)}
+
+
 def multiplications(network: nn.Module, side: int) -> int:
     """Multiply-accumulates of the convolutions for one image."""
     total = 0
@@ -280,7 +304,7 @@ def write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     for row in rows:
         measured = ", ".join(f"{key} {value}" for key, value in (row.get("ms") or row["seconds"]).items())
         unit = "ms a step" if "ms" in row else "s"
-        for name in ("ours / floor", "plain / ours", "fine-tuning / training", "exponent"):
+        for name in ("ours / floor", "plain / ours", "fine-tuning / training", "one process / two", "exponent"):
             if name in row:
                 lines.append(f"| {row['what']} | {measured} {unit} | {name} {row[name]} | {TARGETS.get(name, '1')} |")
     PAGE.write_text("\n".join(lines) + "\n")

@@ -34,6 +34,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def part(self, start: int, stop: int) -> Batch:
+        """The images from ``start`` up to ``stop``, with what is known about them."""
+        labels, soft_labels = (None if t is None else t[start:stop] for t in (self.labels, self.soft_labels))
+        return Batch(self.images[start:stop], labels, soft_labels)
+
     @property
     def targets(self) -> Tensor:
         """What a classifier should say, as ``torch.nn.functional.cross_entropy`` takes it: soft labels, or labels.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from dfq_plugin.errors import DFQError
+from dfq_plugin.processes import speaks
 
 if TYPE_CHECKING:
     from dfq_plugin.config import Config
@@ -115,8 +116,9 @@ def quiet_stdout() -> Iterator[None]:
 
 
 def show(result: Any, as_json: bool, text: str) -> None:  # noqa: ANN401 - JSON
-    """Print a result for programs, or its text for people."""
-    print(json.dumps(result, indent=2) if as_json else text)
+    """Print a result for programs, or its text for people; of several processes of a job only the main one does."""
+    if speaks():
+        print(json.dumps(result, indent=2) if as_json else text)
 
 
 def show_fields(result: Mapping[str, Any], as_json: bool) -> None:

@@ -39,6 +39,10 @@ class MemoryLimitError(DFQError, MemoryError):
     """Memory ran out; nothing that was finished is lost."""
 
 
+class ProcessLostError(DFQError, RuntimeError):
+    """Another process of the job has ended; what was finished is kept."""
+
+
 class UnsupportedModelError(DFQError, TypeError):
     """The network cannot be used for what was asked."""
 

@@ -14,13 +14,16 @@ from dfq_plugin.batchnorm_match import match_batchnorm
 from dfq_plugin.config import Config
 from dfq_plugin.errors import ConfigError, ValidationError
 from dfq_plugin.evidence import choose_evidence
-from dfq_plugin.files import output_folder, whole_file
+from dfq_plugin.files import output_folder, read_json_object, whole_file
+from dfq_plugin.images import LabelledImages
+from dfq_plugin.processes import Processes, joined, processes
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.space import require_space
 from dfq_plugin.student import Student
 from dfq_plugin.summary import build_report, file_metadata, pictures
-from dfq_plugin.teacher import load_teacher
+from dfq_plugin.synthetic_set import SyntheticSet
+from dfq_plugin.teacher import Teacher, load_teacher
 from dfq_plugin.timing import Stopwatch
 from dfq_plugin.tracking import Tracker, Trackers, tracked
 
@@ -46,26 +49,30 @@ def run(config: Config, trackers: Sequence[Tracker] = ()) -> Report:
         msg = f"quantize.placement '{config.quantize.placement}' re-runs the papers' tables and gives no integer file, "
         msg += "which is what this ends with; take 'deployable', or `dfq quantize` and `dfq finetune` by themselves."
         raise ConfigError(msg)
-    with output_folder(config.output_dir) as output, tracked(config, trackers) as track:
-        return _run(config, output, Stopwatch(), track)
+    with joined() as crew:
+        if not crew.is_main:
+            return _follow(config, Path(config.output_dir), crew)
+        with output_folder(config.output_dir) as output, tracked(config, trackers) as track:
+            report = _run(config, output, Stopwatch(), track, crew)
+            crew.meet()
+    return report
 
 
-def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers) -> Report:
+def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers, crew: Processes) -> Report:
     with whole_file(output / "config.json") as path:
         path.write_text(json.dumps(config.resolved(), indent=2) + "\n")
     with clock.stage("teacher"):
         teacher = load_teacher(config.model, config.input_shape)
         require_space(output, config, teacher)
-    with clock.stage("synthesize"):
-        synthetic = synthesize(config.calibration, teacher)
+    with clock.stage("synthesize"), crew.sharing():
+        synthetic, others, evidence = make_images(config, teacher)
         synthetic.save(output / SYNTHETIC)
-        others = baseline_sets(config, teacher)
-        evidence = choose_evidence(config, teacher, synthetic.images, *(other.images for other in others.values()))
     with clock.stage("quantize"):
         student = quantization.quantize(
             teacher.network, synthetic, config.quantize, config.target_device, checkpoint=output / BLOCKS
         )
-    with clock.stage("finetune"):
+    with clock.stage("finetune"), crew.sharing():
+        hand_over(student, config, output)
         data = learning_data(config, teacher, synthetic)
         checkpoint, watch = output / TRAINING, track.watch
         history = finetuning.finetune(teacher.network, student, data, config.finetune, checkpoint, watch=watch)
@@ -87,6 +94,38 @@ def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers) -> Rep
         write_report(report, output, pictures(synthetic, teacher))
         track.finish(report, output)
     return report
+
+
+def make_images(
+    config: Config, teacher: Teacher
+) -> tuple[SyntheticSet, dict[str, SyntheticSet], LabelledImages | None]:
+    """The synthetic set, those of the baselines, and the images that quality is measured on."""
+    synthetic = synthesize(config.calibration, teacher)
+    others = baseline_sets(config, teacher)
+    evidence = choose_evidence(config, teacher, synthetic.images, *(other.images for other in others.values()))
+    return synthetic, others, evidence
+
+
+def _follow(config: Config, output: Path, crew: Processes) -> Report:
+    """What the processes beside the main one do: their share of the images, and of every batch of fine-tuning."""
+    teacher = load_teacher(config.model, config.input_shape)
+    with crew.sharing():
+        synthetic = make_images(config, teacher)[0]
+        if config.finetune.epochs:
+            crew.meet()
+            student = quantization.load_student(output / STUDENT, teacher.network)
+            data = learning_data(config, teacher, synthetic)
+            finetuning.finetune(teacher.network, student, data, config.finetune, output / TRAINING)
+    crew.meet()
+    return Report.from_json(read_json_object(output / "report.json"))
+
+
+def hand_over(student: Student, config: Config, output: Path) -> None:
+    """Give the other processes of the job the student that they will train along."""
+    crew = processes()
+    if crew.count > 1 and config.finetune.epochs:
+        quantization.save_student(student, output / STUDENT)
+        crew.meet()
 
 
 def keep_student(student: Student, output: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from dfq_plugin.errors import InputError
 from dfq_plugin.files import remove_drafts
 from dfq_plugin.locks import claim
 from dfq_plugin.machine import set_cache_folder
+from dfq_plugin.processes import processes
 from dfq_plugin.providers.base import GenerationRequest, Provider, checkpoint_folder, find_problem, request_key
 from dfq_plugin.providers.registry import build_provider
 from dfq_plugin.synthetic_set import SyntheticSet
@@ -67,7 +68,8 @@ def generate_cached(
     """Make a synthetic set, or take the one that the same request has made before.
 
     The request is the same when teacher, input shape, provider (with its settings and revision), seed and number of
-    images are. A generation that was killed goes on where it stopped. Processes may share the folder.
+    images are. A generation that was killed goes on where it stopped. Processes may share the folder, and those of one
+    job have to.
 
     Args:
         provider: The method with its settings.
@@ -84,8 +86,11 @@ def generate_cached(
         return provider(teacher, facts, request), False
     folder = set_cache_folder() if root is None else root
     file = folder / f"{request_key(provider, facts, request)}.safetensors"
-    with _only_maker_of(file):
-        found = _read(file, facts, request)
+    crew = processes()
+    with _only_maker_of(file) if crew.is_main else nullcontext():
+        found = _read(file, facts, request) if crew.is_main else None
+        if crew.agree(on=found is not None) and not crew.is_main:
+            found = _read_too(file, facts, request)
         if found is not None:
             logger.info("Synthetic set of %d images by '%s' taken from %s", len(found), provider.name, file)
             return found, True
@@ -99,6 +104,8 @@ def _make(
     if request.checkpoint_folder is None:
         request = replace(request, checkpoint_folder=file.parent / "parts")
     made = provider(teacher, facts, request)
+    if not processes().is_main:
+        return made
     try:
         made.save(file)
     except OSError as error:
@@ -124,6 +131,22 @@ def _only_maker_of(file: Path) -> Iterator[None]:
 
 def _say_that_it_waits(holder: str) -> None:
     logger.info("Waiting for %s, which is making the same synthetic set", holder)
+
+
+def _read_too(file: Path, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
+    """Read what the main process has found.
+
+    Raises:
+        InputError: it is not there for this one.
+    """
+    found = _read(file, facts, request)
+    if found is None:
+        msg = f"The main process of this job found its synthetic set in the cache, and this one has no {file}; all "
+        msg += (
+            "processes need the same folder: set DFQ_CACHE_DIR to one that they share, or calibration.cache to false."
+        )
+        raise InputError(msg)
+    return found
 
 
 def _read(file: Path, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet | None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from dfq_plugin import export, finetuning, quantization, validation
 from dfq_plugin.config import Config
-from dfq_plugin.errors import InputError, ValidationError
+from dfq_plugin.errors import ConfigError, InputError, ValidationError
 from dfq_plugin.files import make_output_folder, output_folder, read_json_object
 from dfq_plugin.memory import memory_explained
 from dfq_plugin.pipeline import BLOCKS, MODEL, STUDENT, SYNTHETIC, TRAINING, keep_student, reject
+from dfq_plugin.processes import joined, launched, processes
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.student import Student
@@ -43,6 +44,8 @@ class Job:
     def synthetic(self) -> SyntheticSet:
         """The set in the output folder, made first when there is none."""
         path = self.output / SYNTHETIC
+        if processes().count > 1:
+            self.require(SYNTHETIC, "generate")
         if path.exists():
             return self._checked(SyntheticSet.load(path), path)
         made = synthesize(self.config.calibration, self.teacher)
@@ -142,11 +145,34 @@ STAGES: dict[str, Callable[[Job], Result]] = {
 }
 
 
+SHARED = ("generate", "finetune")  # what several processes of a job can do together
+
+
+def _follow(verb: str, job: Job) -> Result:
+    """The share of a process beside the main one, which alone writes files and has results."""
+    if verb == "generate":
+        synthesize(job.config.calibration, job.teacher)
+    else:
+        data = learning_data(job.config, job.teacher, job.synthetic)
+        finetuning.finetune(job.teacher.network, job.student, data, job.config.finetune, job.output / TRAINING)
+    return {}
+
+
 def run_stage(verb: str, config: Config) -> Result:
-    """Run one stage on what lies in the output folder, which no other process may use meanwhile.
+    """Run one stage on what lies in the output folder, which no other job may use meanwhile.
+
+    Returns:
+        What is told of it; empty in the processes beside the main one.
 
     Raises:
         DFQError: one message that says what, which value, where, and what to do.
     """
-    with output_folder(config.output_dir), memory_explained({"generate": "synthesize"}.get(verb, verb)):
-        return STAGES[verb](Job(config))
+    if launched() > 1 and verb not in SHARED:
+        msg = f"`dfq {verb}` is the work of one process, and {launched()} were started; start it without the launcher."
+        raise ConfigError(msg)
+    with joined() as crew, memory_explained({"generate": "synthesize"}.get(verb, verb)):
+        if not crew.is_main:
+            with crew.sharing():
+                return _follow(verb, Job(config))
+        with output_folder(config.output_dir), crew.sharing():
+            return STAGES[verb](Job(config))

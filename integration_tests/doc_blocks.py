@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 EXCUSE = "*Not run by the tests: "  # how the sentence below a block begins that only a reader can run
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMANDS = ("dfq", "make", "pip", "python", "pytest")
+COMMANDS = ("dfq", "make", "pip", "python", "pytest", "torchrun", "accelerate")
 
 
 @dataclass(frozen=True)

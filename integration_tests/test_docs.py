@@ -99,6 +99,10 @@ def test_other_command_names_what_is_there(said: str, words: list[str]) -> None:
         known = re.findall(r'^        "(\w+)": [A-Z\[]', (ROOT / "setup.py").read_text(encoding="utf-8"), re.MULTILINE)
         assert rest[0] == "install"
         assert extras is None or set(extras[1].split(",")) <= set(known)
+    elif program in {"torchrun", "accelerate"}:  # test_shared_jobs.py starts them
+        module, verb = rest[rest.index("-m") + 1 :][:2] if "-m" in rest else ("dfq_plugin", "run")
+        assert (ROOT / module / "__main__.py").exists()
+        assert CliRunner().invoke(app, [verb, "--help"]).exit_code == 0
     elif rest[0] == "-m":
         assert any((ROOT / f"{rest[1].replace('.', '/')}{end}").exists() for end in (".py", "/__main__.py"))
     else:

@@ -89,6 +89,11 @@ def check_hooks(names: Names) -> None:
     assert all(torch.isfinite(torch.tensor(names["hooks"].losses)))
 
 
+def check_many_processes(names: Names) -> None:
+    assert names["crew"].count == 1
+    assert len(names["images"]) == 4
+
+
 def check_provider(names: Names) -> None:
     assert names["synthetic"].provenance.settings == {"contrast": 0.5}
     names["TestStripes"]().test_same_seed_gives_same_images_when_global_random_state_differs()
@@ -109,6 +114,7 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "config.md": check_config,
     "methods.md": check_methods,
     "hooks.md": check_hooks,
+    "many_processes.md": check_many_processes,
     "writing_a_provider.md": check_provider,
     "deploying.md": check_deploying,
 }

@@ -37,6 +37,12 @@ CPU_STEPS: dict[str, dict[str, Any]] = {
     "qimera": {"steps": 400, "batch_size": 32},
     "adadfq": {"steps": 400, "batch_size": 32},
 }
+PAPER_STEPS: dict[str, dict[str, Any]] = {"intraq": {"preset": "cifar10"}, "deepinversion": {"preset": "cifar10"}}
+
+
+def params_of(provider: str, *, paper: bool = False) -> dict[str, Any]:
+    """Settings of a provider: what a CPU can afford, or the paper's own."""
+    return dict((PAPER_STEPS if paper else CPU_STEPS).get(provider, {}))
 
 
 def load_teacher(data: Path) -> nn.Module:
@@ -44,11 +50,18 @@ def load_teacher(data: Path) -> nn.Module:
     logging.disable(logging.INFO)
     network = cifar_networks.resnet20()
     network.load_state_dict(load_file(data / "resnet20_cifar10_jpeg.safetensors"))
-    return network.eval()
+    return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_images(
-    teacher: nn.Module, data: Path, provider: str, *, count: int, seed: int, params: dict[str, Any] | None = None
+    teacher: nn.Module,
+    data: Path,
+    provider: str,
+    *,
+    count: int,
+    seed: int,
+    params: dict[str, Any] | None = None,
+    paper: bool = False,
 ) -> SyntheticSet:
     """Images of a provider, or real ones with ``folder``; made once and kept in the cache.
 
@@ -58,9 +71,10 @@ def make_images(
         provider: its name.
         count: how many.
         seed: of the provider.
-        params: settings on top of those that a CPU can afford.
+        params: further settings.
+        paper: with the paper's steps instead of those that a CPU can afford.
     """
-    chosen = {**CPU_STEPS.get(provider, {}), **(params or {})}
+    chosen = {**params_of(provider, paper=paper), **(params or {})}
     if provider == "folder":
         chosen["path"] = str(data / "cifar10_jpeg_train5120.safetensors")
     return dfq.generate(
@@ -86,7 +100,8 @@ class TestImages:
 
     @torch.no_grad()
     def _logits(self, network: nn.Module) -> Tensor:
-        return torch.cat([network(part) for part in self._images.split(BATCH)])
+        device = next(network.parameters()).device
+        return torch.cat([network(part.to(device)).cpu() for part in self._images.split(BATCH)])
 
     def measure(self, student: nn.Module) -> dict[str, float]:
         """Top-1 in percent, its drop from float in points, and the mean KL from the teacher in nats."""

@@ -93,14 +93,20 @@ def measure(job: Job, data: Path) -> Row:
 
 
 @torch.no_grad()
-def within_class(teacher: nn.Module, images: Tensor) -> float:
-    """How far the images of a class, as the teacher sees them, are from their mean: 0 for copies of one image."""
+def pooled_features(teacher: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What the classifier of the float network reads, (N, 64), and the class that it sees, (N,)."""
     features: list[Tensor] = []
     handle = teacher.get_submodule("linear").register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    logits = torch.cat([teacher(part) for part in images.split(256)])
+    device = next(teacher.parameters()).device
+    logits = torch.cat([teacher(part.to(device)) for part in images.split(256)])
     handle.remove()
-    pooled, classes = F.normalize(torch.cat(features), dim=1), logits.argmax(dim=1)
-    distances = []
+    return torch.cat(features).cpu(), logits.argmax(dim=1).cpu()
+
+
+def within_class(teacher: nn.Module, images: Tensor) -> float:
+    """How far the images of a class, as the teacher sees them, are from their mean: 0 for copies of one image."""
+    features, classes = pooled_features(teacher, images)
+    pooled, distances = F.normalize(features, dim=1), []
     for label in classes.unique():
         own = pooled[classes == label]
         if len(own) > 1:

@@ -2,6 +2,7 @@
 
     python benchmarks/studies/methods.py --data DIR                  # what a CPU can do in an afternoon
     python benchmarks/studies/methods.py --data DIR --bits 4 --seeds 0 --methods intraq folder
+    python benchmarks/studies/methods.py --data DIR --paper          # the papers' images and steps, on a GPU
 
 ResNet-20, CIFAR-10; weights with a zero point and min-max ranges taken anew at every step, activations quantized behind
 ReLUs only, moving extremes, last step. Results are kept in ``benchmarks/results/methods.jsonl``, so that the command
@@ -13,15 +14,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import dfq_plugin as dfq
-
-from cifar import CPU_STEPS, SHAPE, TestImages, load_teacher, make_images  # isort: skip - next to this file
+from cifar import TestImages, load_teacher, make_images
 from jobs import Job, Row, Stopwatch, answer, measure_all, measured
+from papers import CPU, PAPER, learn, quantize
 from tables import COST, cost, plot, spread, write_page
 
-ONLINE = ("gdfq", "qimera", "adadfq")
 METHODS = (
     "noise",
     "fractal",
@@ -36,8 +34,7 @@ METHODS = (
     "folder",
 )
 MORE_SEEDS = ("intraq", "adadfq", "genie", "folder")
-IMAGES, BATCH, EPOCHS, STEPS = 256, 32, 4, 50  # the budget: 200 steps of the student
-TRAINING: dict[str, Any] = {"batch_size": BATCH, "epochs": EPOCHS, "calibration_batches": 8, "weight_range": "min_max"}
+IMAGES, PAPER_IMAGES = 256, 5120
 # Drops from float in points, the best epoch on test data, of the papers on their ResNet-20 for CIFAR-10 (float 93.89).
 PUBLISHED: dict[tuple[str, int], float] = {
     ("zeroq", 4): 9.21,
@@ -63,9 +60,10 @@ def main() -> None:
     if arguments.one:
         answer(measure, arguments.one, arguments.data)
         return
-    jobs = list(jobs_of(arguments.methods, arguments.bits, arguments.seeds))
-    measure_all("methods", jobs, __file__, arguments.data)
-    write(measured("methods"))
+    jobs = jobs_of(arguments.methods, arguments.bits, arguments.seeds, paper=arguments.paper)
+    study = "methods_paper" if arguments.paper else "methods"
+    measure_all(study, jobs, __file__, arguments.data)
+    write(study, measured(study))
 
 
 def parse() -> argparse.Namespace:
@@ -75,47 +73,36 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--bits", nargs="+", type=int, default=[4, 3, 5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="beyond 0 only where a gap is small")
+    parser.add_argument("--paper", action="store_true", help="as long as in the papers, for a GPU")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def jobs_of(methods: list[str], bits: list[int], seeds: list[int]) -> Iterator[Job]:
+def jobs_of(methods: list[str], bits: list[int], seeds: list[int], *, paper: bool) -> Iterator[Job]:
     """Everything once before anything twice."""
+    budget = (PAPER if paper else CPU).describe()
     for seed in seeds:
         for width in bits:
             for method in methods:
                 if seed == 0 or method in MORE_SEEDS:
-                    yield {"method": method, "bits": width, "seed": seed, "steps": EPOCHS * STEPS, "batch": BATCH}
+                    yield {"method": method, "bits": width, "seed": seed, **budget}
 
 
 def measure(job: Job, data: Path) -> Row:
     """One student: quantized on the method's images, then distilled on them, or on its generator's batches."""
     teacher, method, seed = load_teacher(data), job["method"], job["seed"]
+    budget = PAPER if job["steps"] == PAPER.describe()["steps"] else CPU
+    count = PAPER_IMAGES if budget.paper else IMAGES
     with Stopwatch() as making:
-        images = make_images(teacher, data, method, count=IMAGES, seed=seed)
-    student = dfq.quantize(
-        teacher,
-        images,
-        weight_bits=job["bits"],
-        activation_bits=job["bits"],
-        first_last_bits=None,
-        placement="relu_only",
-        rounding="nearest",
-        activation_range="min_max",
-        bias_correction="none",
-    )
+        images = make_images(teacher, data, method, count=count, seed=seed, paper=budget.paper)
+    student = quantize(teacher, images, job["bits"])
     test = TestImages(data, teacher)
     before = test.measure(student)
-    if method in ONLINE:
-        params = {**CPU_STEPS[method], "batch_size": BATCH, "steps_per_epoch": STEPS}
-        source = dfq.learning_source(teacher, provider=method, input_shape=SHAPE, seed=seed, params=params)
-        dfq.finetune(teacher, student, source, seed=seed, **TRAINING)
-    else:
-        dfq.finetune(teacher, student, images, seed=seed, steps_per_epoch=STEPS, **TRAINING)
+    learn(teacher, student, method, images, budget, seed=seed)
     return {"before": before, **test.measure(student), "images_minutes": making.minutes}
 
 
-def write(rows: list[Row]) -> None:
+def write(study: str, rows: list[Row]) -> None:
     """The table of drops, and minutes and memory of each method."""
     widths = sorted({row["bits"] for row in rows}, reverse=True)
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
@@ -130,9 +117,9 @@ def write(rows: list[Row]) -> None:
         table.append([method, *cells, *published, *cost([row for row in rows if row["method"] == method])])
     header = ["method", *(f"W{bits}A{bits}" for bits in widths), *(f"published W{bits}A{bits}" for bits in widths)]
     text = __doc__.split("\n\n")[2].replace("\n", " ")
-    write_page("methods", "Methods on the papers' quantizer", text, [*header, *COST], table)
+    write_page(study, "Methods on the papers' quantizer", text, [*header, *COST], table)
     lines = {method: {float(bits): drops(method, bits) for bits in widths if drops(method, bits)} for method in methods}
-    plot("methods", ("bits", "drop from float, points"), lines)
+    plot(study, ("bits", "drop from float, points"), lines)
 
 
 if __name__ == "__main__":

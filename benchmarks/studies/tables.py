@@ -29,10 +29,19 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
 
 def write_page(name: str, title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write ``docs/studies/NAME.md``: a title, what was done, and one table."""
+    write_text(name, [f"# {title}", text.strip(), table_of(header, rows)])
+
+
+def write_text(name: str, parts: Sequence[str]) -> None:
+    """Write ``docs/studies/NAME.md`` from its paragraphs."""
     PAGES.mkdir(parents=True, exist_ok=True)
-    lines = [f"# {title}", "", text.strip(), "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    (PAGES / f"{name}.md").write_text("\n".join(lines) + "\n")
+    (PAGES / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def table_of(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
 def plot(name: str, axes: tuple[str, str], lines: Mapping[str, Mapping[float, Sequence[float]]]) -> None:

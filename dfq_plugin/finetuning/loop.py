@@ -6,19 +6,20 @@ Nothing is selected by looking at results: the last step is kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
-from dfq_plugin.batches import BatchSource, FixedBatches
+from dfq_plugin.batches import Batch, BatchSource, FixedBatches
 from dfq_plugin.config import FinetuneSettings
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.finetuning.hooks import FinetuneHooks
+from dfq_plugin.processes import Processes, processes
 from dfq_plugin.progress import track
 from dfq_plugin.student import Student
 from dfq_plugin.synthetic_set import SyntheticSet
@@ -54,6 +55,9 @@ def finetune(
 ) -> History:
     """Distil the teacher into the student, in place.
 
+    The processes of a job share every batch; what each learns is the same, but for the order in which gradients are
+    added up.
+
     Args:
         teacher: the float network; never modified.
         student: its quantized copy; ends in eval mode with its biases back on the integer grid.
@@ -72,6 +76,7 @@ def finetune(
     source = as_source(data, settings)
     per_epoch = source.batches_per_epoch
     hooks = FinetuneHooks(teacher, student, source, settings)
+    crew = processes()
     run = _describe(teacher, student, settings) if checkpoint is not None else {}
     state = read_state(checkpoint, run, "Fine-tuning", logger)
     if state:
@@ -82,24 +87,41 @@ def finetune(
         if state:
             load_optimizer_state(optimizer, schedule, part("optimizer", state))
             bar.advance(hooks.steps)
+        crew.copy_from_main(student.parameters())
         for epoch in range(hooks.steps // per_epoch, settings.epochs):
             for batch in hooks.epoch(epoch):
                 optimizer.zero_grad()
-                hooks.loss(batch).backward()
+                _backward(hooks, batch, crew)
+                crew.average(_gradients(optimizer))
                 optimizer.step()
                 schedule.step()
                 hooks.after_step()
                 bar.advance()
-            if checkpoint is not None:
+            if checkpoint is not None and crew.is_main:
                 kept = under("hooks", hooks.state_dict()) | under("optimizer", optimizer_state(optimizer, schedule))
                 write_tensors(checkpoint, kept, run)
-            if watch is not None:
+            if watch is not None and crew.is_main:
                 watch({"distillation": hooks.losses, **hooks.curves()})
-    if checkpoint is not None:
+    if checkpoint is not None and crew.is_main:
         checkpoint.unlink(missing_ok=True)
     losses = hooks.losses
     logger.info("Fine-tuned for %d epochs: loss %.4f -> %.4f.", settings.epochs, losses[0], losses[-1])
     return History(losses, hooks.curves())
+
+
+def _backward(hooks: FinetuneHooks, batch: Batch, crew: Processes) -> None:
+    """Add the gradients of this process's part of a batch, weighted so that the mean over all is that of the batch."""
+    count, parts = len(batch), crew.count
+    if count < parts:  # too few to share: each process does them all
+        hooks.loss(batch).backward()
+        return
+    own = batch.part(crew.rank * count // parts, (crew.rank + 1) * count // parts)
+    (hooks.loss(own) * (len(own) * parts / count)).backward()
+
+
+def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from (parameter.grad for parameter in group["params"] if parameter.grad is not None)
 
 
 def as_source(data: SyntheticSet | BatchSource, settings: FinetuneSettings) -> BatchSource:

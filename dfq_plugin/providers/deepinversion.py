@@ -41,6 +41,7 @@ from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.augment import jitter
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.synthesis.class_labels import balanced_labels
+from dfq_plugin.synthesis.descent import PixelBatch, PixelSettings, PixelStart, fast_layout
 from dfq_plugin.synthesis.inversion_losses import (
     batchnorm_norm_loss,
     competition_loss,
@@ -49,7 +50,7 @@ from dfq_plugin.synthesis.inversion_losses import (
     total_variation_norm,
 )
 from dfq_plugin.synthesis.pixel_provider import BatchNormProvider
-from dfq_plugin.synthesis.pixels import PixelBatch, PixelSettings, PixelStart, fast_layout, optimise_pixels
+from dfq_plugin.synthesis.pixels import optimise_pixels
 from dfq_plugin.synthesis.presets import fill_from_preset
 from dfq_plugin.synthesis.quick_student import quick_student
 from dfq_plugin.synthesis.schedules import constant, warm_up_and_cosine

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from dfq_plugin.providers.base import GenerationRequest, cited
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.batchnorm import tap_batchnorm
+from dfq_plugin.synthesis.descent import Descent, PixelBatch
 from dfq_plugin.synthesis.generators import initialised
 from dfq_plugin.synthesis.latents import LatentGenerator, Latents
 from dfq_plugin.synthesis.losses import deviation_loss, input_statistics, zeroq_loss
 from dfq_plugin.synthesis.pixel_provider import PixelProvider
-from dfq_plugin.synthesis.pixels import Descent, PixelBatch, optimise_batches
+from dfq_plugin.synthesis.pixels import optimise_batches
 from dfq_plugin.synthesis.swing import swing_convolutions
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts

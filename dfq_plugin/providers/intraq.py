@@ -15,7 +15,8 @@ turned crops.
 
 Deviations from the released code:
     D1  any number of images, whose batches follow each other in one run; the code makes four groups of five batches of
-        256 that read each other's files. The class centres are the same.
+        256 that read each other's files. The class centres are the same, unless parallel_batches lets the batches of a
+        group do without those of each other.
     D2  random numbers are this package's own, so that seeds do not give the images of the code.
 Labels are uniformly random as in the code, hence not balanced, and t is drawn once per image.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal
 
 import pydantic
@@ -36,9 +38,10 @@ from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.augment import crop_and_resize, draw_crops
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.synthesis.class_centres import ClassCentres
+from dfq_plugin.synthesis.descent import PixelBatch, PixelStart, fast_layout
 from dfq_plugin.synthesis.losses import batchnorm_loss, marginal_distance_loss, soft_inception_loss
 from dfq_plugin.synthesis.pixel_provider import PixelProvider
-from dfq_plugin.synthesis.pixels import PixelBatch, PixelStart, fast_layout, optimise_pixels
+from dfq_plugin.synthesis.pixels import optimise_pixels
 from dfq_plugin.synthesis.presets import fill_from_preset
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts, pooled_features
@@ -108,6 +111,12 @@ class IntraQ(PixelProvider):
         le=180,
     )
     use_mdc: bool = cited(default=True, source="paper", description="Marginal distance constraint on features.")
+    parallel_batches: int = cited(
+        1,
+        "paper (each batch sees the centres of all before it; the released code ran four groups of batches)",
+        "Batches in a row that see the same class centres, so that as many processes can make them at once.",
+        ge=1,
+    )
     use_soft_inception: bool = cited(
         default=True,
         source="paper",
@@ -140,7 +149,9 @@ class IntraQ(PixelProvider):
             seen = stack.enter_context(tap_batchnorm(teacher, facts))
             features = stack.enter_context(pooled_features(teacher, facts)) if self.use_mdc else None
             synthesis = _Synthesis(self, teacher, facts, seen, features)
-            result = optimise_pixels(self.pixel_settings(), request, synthesis.like, synthesis.start, synthesis.finish)
+            settings = replace(self.pixel_settings(), together=self.parallel_batches)
+            finish = synthesis.finish if self.use_mdc else None
+            result = optimise_pixels(settings, request, synthesis.like, synthesis.start, finish)
         labels = result.labels if self.use_soft_inception else None
         return SyntheticSet(result.images, labels, None, self.provenance(facts, request, curves=result.curves))
 

@@ -36,8 +36,9 @@ from dfq_plugin.errors import UnsupportedModelError
 from dfq_plugin.providers.base import GenerationRequest, Provider, cited
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.class_labels import balanced_labels
+from dfq_plugin.synthesis.descent import PixelBatch, PixelSettings, PixelStart
 from dfq_plugin.synthesis.patch_losses import patch_similarity_loss, total_variation_integral
-from dfq_plugin.synthesis.pixels import PixelBatch, PixelSettings, PixelStart, optimise_pixels
+from dfq_plugin.synthesis.pixels import optimise_pixels
 from dfq_plugin.synthesis.schedules import warm_up_and_cosine
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts

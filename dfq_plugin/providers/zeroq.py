@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from dfq_plugin.providers.base import GenerationRequest, cited
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.batchnorm import tap_batchnorm
+from dfq_plugin.synthesis.descent import PixelBatch, PixelStart
 from dfq_plugin.synthesis.losses import input_statistics, zeroq_loss
 from dfq_plugin.synthesis.pixel_provider import PixelProvider
-from dfq_plugin.synthesis.pixels import PixelBatch, PixelStart, optimise_pixels
+from dfq_plugin.synthesis.pixels import optimise_pixels
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts
 

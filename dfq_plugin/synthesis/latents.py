@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
+from dfq_plugin.synthesis.descent import PixelSettings, fast_layout
 from dfq_plugin.synthesis.generators import plan_upsampling
-from dfq_plugin.synthesis.pixels import PixelSettings, fast_layout
 
 WIDE, NARROW = 128, 64  # channels
 SLOPE = 0.2  # of the leaky ReLU

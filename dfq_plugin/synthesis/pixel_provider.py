@@ -6,7 +6,7 @@ import pydantic
 
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.providers.base import Provider
-from dfq_plugin.synthesis.pixels import PixelSettings
+from dfq_plugin.synthesis.descent import PixelSettings
 from dfq_plugin.synthesis.schedules import reduce_on_plateau
 from dfq_plugin.teacher import ModelFacts
 

@@ -1,7 +1,4 @@
-"""The loop that optimises images batch by batch, shared by every method that does so.
-
-Most methods change the pixels themselves; what else can stand for images is for a method to say (``Unknowns``).
-"""
+"""The loop that optimises images batch by batch, shared by every method that does so."""
 
 from __future__ import annotations
 
@@ -10,105 +7,29 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dfq_plugin.batch_store import BatchStore
-from dfq_plugin.errors import DivergedError
+from dfq_plugin.processes import processes
 from dfq_plugin.progress import track
 from dfq_plugin.providers.base import GenerationRequest
 from dfq_plugin.synthesis.curves import curves_of
-from dfq_plugin.synthesis.schedules import LearningRateRule
+from dfq_plugin.synthesis.descent import (
+    IMAGES,
+    LABELS,
+    LOSS,
+    Descent,
+    PixelBatch,
+    Pixels,
+    PixelSettings,
+    PixelStart,
+    descend,
+)
 
 logger = logging.getLogger("nncf.dfq_plugin.synthesize")
-
-Objective = Callable[[Tensor], Mapping[str, Tensor]]
-
-IMAGES, LABELS, LOSS = "images", "labels", "loss."  # names in the checkpoint of a batch
-
-
-@dataclass(frozen=True)
-class PixelSettings:
-    """How the pixels are optimised.
-
-    Attributes:
-        provider: Name of the method, for messages.
-        steps: Adam steps per batch.
-        batch_size: Images optimised together; the last batch may be smaller.
-        learning_rate: Step size at the start, in units of normalised intensity.
-        rule: Makes, from the optimiser, the function that takes the loss after each step and adapts the step size.
-        betas: Adam's decay rates.
-        project: Puts the pixels, in place, back where they are allowed after each step.
-        keep_best_from: First step from which on the images of the lowest loss are kept; None keeps the last images.
-    """
-
-    provider: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    rule: LearningRateRule
-    betas: tuple[float, float] = (0.9, 0.999)
-    project: Callable[[Tensor], object] | None = None
-    keep_best_from: int | None = None
-
-
-@dataclass(frozen=True)
-class PixelBatch:
-    """A batch that is about to be made.
-
-    Attributes:
-        index: Counted from 0.
-        size: How many images.
-        generator: Every random number of the batch comes from here; it depends on the seed and the index only.
-    """
-
-    index: int
-    size: int
-    generator: torch.Generator
-
-
-@dataclass(frozen=True)
-class PixelStart:
-    """What a method prepares for a batch.
-
-    Attributes:
-        pixels: (N, C, H, W), the images before the first step.
-        objective: Gives the named terms, scalars, whose sum is minimised.
-        labels: (N,) int64, or None.
-    """
-
-    pixels: Tensor
-    objective: Objective
-    labels: Tensor | None = None
-
-
-class Unknowns(Protocol):
-    """What the steps change, and the images that it stands for."""
-
-    tensors: Sequence[Tensor]  # the leaves that the loss is differentiated by
-
-    def images(self) -> Tensor:
-        """Give the images, (N, C, H, W), through which gradients reach the tensors."""
-
-    def step(self, gradients: Sequence[Tensor], loss: float) -> None:
-        """Change the tensors once."""
-
-
-@dataclass(frozen=True)
-class Descent:
-    """A batch that is ready to be optimised.
-
-    Attributes:
-        unknowns: What the steps change.
-        objective: Gives the named terms, scalars, whose sum is minimised.
-        labels: (N,) int64, or None.
-    """
-
-    unknowns: Unknowns
-    objective: Objective
-    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +74,7 @@ def optimise_pixels(
 
     def prepare(batch: PixelBatch) -> Descent:
         started = start(batch)
-        return Descent(_Pixels(settings, started.pixels, like), started.objective, started.labels)
+        return Descent(Pixels(settings, started.pixels, like), started.objective, started.labels)
 
     return optimise_batches(settings, request, prepare, finish)
 
@@ -166,6 +87,8 @@ def optimise_batches(
 ) -> PixelResult:
     """Optimise ``request.num_samples`` images, resuming from finished batches in ``request.checkpoint_folder``.
 
+    The processes of a job take turns; each ends up with all images, the same ones that a single process makes.
+
     Args:
         settings: How.
         request: How many, from which seed.
@@ -176,103 +99,56 @@ def optimise_batches(
     Raises:
         DivergedError: The loss is not finite.
     """
-    store = BatchStore(request.checkpoint_folder)
+    crew, count = processes(), math.ceil(request.num_samples / settings.batch_size)
+    together = count if finish is None else settings.together
+    own = [index for index in range(count) if crew.takes(index)]
     done: list[dict[str, Tensor]] = []
-    count = math.ceil(request.num_samples / settings.batch_size)
-    with track(count * settings.steps, f"Optimising {request.num_samples} images ({settings.provider})") as progress:
-        for index in range(count):
-            tensors = store.load(index)
-            if tensors is None:
-                size = min(settings.batch_size, request.num_samples - index * settings.batch_size)
-                batch = PixelBatch(index, size, batch_generator(request.seed, index))
-                tensors = _descend(settings, batch, prepare(batch), progress.advance)
-                store.save(index, tensors)
-            else:
-                progress.advance(settings.steps)
-            if finish is not None:
-                finish(tensors[IMAGES], tensors.get(LABELS))
-            done.append(tensors)
+    with track(len(own) * settings.steps, f"Optimising {request.num_samples} images ({settings.provider})") as bar:
+        maker = _Maker(settings, request, prepare, bar.advance)
+        for begin in range(0, count, together):
+            wave = range(begin, min(begin + together, count))
+            made = {index: maker.make(index) for index in wave if index in own}
+            for index in wave:
+                tensors = crew.hand_out(made.get(index), index)
+                if finish is not None:
+                    finish(tensors[IMAGES], tensors.get(LABELS))
+                done.append(tensors)
     result = _gather(done)
     first, last = (_mean_loss(result.history, step) for step in (0, -1))
     logger.info("%s: %d images, loss %.4g -> %.4g", settings.provider, len(result.images), first, last)
     return result
 
 
+class _Maker:
+    """Makes one batch after the other, or reads back what a killed run has finished."""
+
+    def __init__(
+        self,
+        settings: PixelSettings,
+        request: GenerationRequest,
+        prepare: Callable[[PixelBatch], Descent],
+        advance: Callable[[int], None],
+    ) -> None:
+        self._settings, self._request, self._prepare, self._advance = settings, request, prepare, advance
+        self._store = BatchStore(request.checkpoint_folder)
+
+    def make(self, index: int) -> dict[str, Tensor]:
+        settings, request = self._settings, self._request
+        tensors = self._store.load(index)
+        if tensors is not None:
+            self._advance(settings.steps)
+            return tensors
+        size = min(settings.batch_size, request.num_samples - index * settings.batch_size)
+        batch = PixelBatch(index, size, batch_generator(request.seed, index))
+        tensors = descend(settings, batch, self._prepare(batch), self._advance)
+        self._store.save(index, tensors)
+        return tensors
+
+
 def batch_generator(seed: int, index: int) -> torch.Generator:
     """Make the random number generator of one batch, on the CPU, unrelated to those of all other seeds and batches."""
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def fast_layout(images: Tensor) -> Tensor:
-    """Lay (N, C, H, W) out in memory as convolutions like it: channels last on the CPU, 1.2 to 1.6 times faster."""
-    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
-
-
-class _Pixels:
-    """Pixels as the unknowns: Adam steps on the images themselves."""
-
-    def __init__(self, settings: PixelSettings, pixels: Tensor, like: Tensor) -> None:
-        self._pixels = fast_layout(pixels.detach().to(like, copy=True)).requires_grad_()
-        self.tensors: Sequence[Tensor] = [self._pixels]
-        self._optimizer = torch.optim.Adam(self.tensors, lr=settings.learning_rate, betas=settings.betas)
-        self._adapt = settings.rule(self._optimizer)
-        self._project = settings.project
-
-    def images(self) -> Tensor:
-        return self._pixels
-
-    def step(self, gradients: Sequence[Tensor], loss: float) -> None:
-        (self._pixels.grad,) = gradients
-        self._optimizer.step()
-        if self._project is not None:
-            with torch.no_grad():
-                self._project(self._pixels)
-        self._adapt(loss)
-
-
-def _descend(
-    settings: PixelSettings, batch: PixelBatch, descent: Descent, advance: Callable[[], None]
-) -> dict[str, Tensor]:
-    unknowns = descent.unknowns
-    names: list[str] = []
-    history: list[list[float]] = []
-    best, best_images = math.inf, None
-    for step in range(settings.steps):
-        with torch.enable_grad():
-            images = unknowns.images()
-            terms = descent.objective(images)
-            stacked = torch.stack(list(terms.values()))
-            loss = stacked.sum()
-        # Asked for the unknowns only, so that nothing is ever added to the gradients of the teacher's weights.
-        gradients = torch.autograd.grad(loss, unknowns.tensors)
-        names, values = list(terms), stacked.tolist()
-        _check_finite(settings, batch, step, dict(zip(names, values, strict=True)), images)
-        if settings.keep_best_from is not None and step >= settings.keep_best_from and sum(values) < best:
-            best, best_images = sum(values), images.detach().clone()
-        unknowns.step(gradients, sum(values))
-        history.append(values)
-        advance()
-    with torch.no_grad():
-        result = unknowns.images() if best_images is None else best_images
-    tensors = {IMAGES: result.detach().to("cpu", torch.float32).contiguous()}
-    if descent.labels is not None:
-        tensors[LABELS] = descent.labels.detach().to("cpu")
-    columns = torch.tensor(history).T.contiguous()
-    return tensors | {LOSS + name: column for name, column in zip(names, columns, strict=True)}
-
-
-def _check_finite(
-    settings: PixelSettings, batch: PixelBatch, step: int, terms: Mapping[str, float], images: Tensor
-) -> None:
-    if not math.isfinite(sum(terms.values())):
-        listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-        msg = (
-            f"Provider '{settings.provider}', batch {batch.index}, step {step}: the loss is not finite ({listed}); "
-            f"lower learning_rate (it is {settings.learning_rate:g}), or check the teacher's weights for values that "
-            "are not finite."
-        )
-        raise DivergedError(msg, images.detach())
 
 
 def _gather(batches: Sequence[Mapping[str, Tensor]]) -> PixelResult:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from dfq_plugin.synthesis.descent import PixelSettings
 from dfq_plugin.synthesis.latents import LatentGenerator, Latents
-from dfq_plugin.synthesis.pixels import PixelSettings
 from dfq_plugin.synthesis.schedules import constant
 
 SETTINGS = PixelSettings("probe", steps=1, batch_size=2, learning_rate=0.5, rule=constant)

@@ -10,17 +10,8 @@ from torch import Tensor
 
 from dfq_plugin.errors import ProviderContractError
 from dfq_plugin.providers.base import GenerationRequest
-from dfq_plugin.synthesis.pixels import (
-    Descent,
-    Objective,
-    PixelBatch,
-    PixelResult,
-    PixelSettings,
-    PixelStart,
-    batch_generator,
-    optimise_batches,
-    optimise_pixels,
-)
+from dfq_plugin.synthesis.descent import Descent, Objective, PixelBatch, PixelSettings, PixelStart
+from dfq_plugin.synthesis.pixels import PixelResult, batch_generator, optimise_batches, optimise_pixels
 from dfq_plugin.synthesis.schedules import reduce_on_plateau
 
 SETTINGS = PixelSettings("probe", steps=40, batch_size=4, learning_rate=0.2, rule=reduce_on_plateau(10, 1e-3))
