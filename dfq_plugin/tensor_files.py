@@ -9,12 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
+import torch
 from torch import Tensor
 
 from dfq_plugin.errors import InputError
 from dfq_plugin.files import whole_file
 
+KINDS = {  # as the format calls them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 METADATA, DIGEST = "__metadata__", "dfq_plugin.sha256"
 MAX_HEAD_BYTES = 100 * 2**20  # what the safetensors library itself accepts
 BLOCK_BYTES = 2**20
@@ -31,20 +43,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: The file cannot be written.
     """
-    # Each tensor gets memory of its own: the format refuses those that share it, as slices of one tensor do.
-    content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-        metadata=dict(metadata or {}),
-    )
-    end = 8 + int.from_bytes(content[:8], "little")
-    head, body = json.loads(content[8:end]), memoryview(content)[end:]
-    own = {name: text for name, text in head.get(METADATA, {}).items() if name != DIGEST}
-    head[METADATA] = {**own, DIGEST: _digest({**head, METADATA: own}, [body])}
+    # Written here rather than by the library, which copies everything twice: a set of images can be most of the memory.
+    placed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    order = sorted(placed, key=lambda name: (-placed[name].element_size(), name))  # so that each is aligned
+    head: dict[str, Any] = {METADATA: dict(metadata or {})}
+    end = 0
+    for name in order:
+        tensor, start = placed[name], end
+        end += tensor.numel() * tensor.element_size()
+        head[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    bodies = [placed[name].reshape(-1).view(torch.uint8).numpy().data for name in order]
+    head[METADATA] = {**head[METADATA], DIGEST: _digest(head, bodies)}
     text = _as_text(head)
     text += b" " * (-len(text) % 8)  # the tensors behind it stay aligned
     with whole_file(path) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        file.write(body)
+        for body in bodies:
+            file.write(body)
 
 
 def read_tensors(path: Path, *, own: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

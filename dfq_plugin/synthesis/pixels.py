@@ -102,7 +102,7 @@ def optimise_batches(
     crew, count = processes(), math.ceil(request.num_samples / settings.batch_size)
     together = count if finish is None else settings.together
     own = [index for index in range(count) if crew.takes(index)]
-    done: list[dict[str, Tensor]] = []
+    result = _Growing(request.num_samples)
     with track(len(own) * settings.steps, f"Optimising {request.num_samples} images ({settings.provider})") as bar:
         maker = _Maker(settings, request, prepare, bar.advance)
         for begin in range(0, count, together):
@@ -112,11 +112,11 @@ def optimise_batches(
                 tensors = crew.hand_out(made.get(index), index)
                 if finish is not None:
                     finish(tensors[IMAGES], tensors.get(LABELS))
-                done.append(tensors)
-    result = _gather(done)
-    first, last = (_mean_loss(result.history, step) for step in (0, -1))
-    logger.info("%s: %d images, loss %.4g -> %.4g", settings.provider, len(result.images), first, last)
-    return result
+                result.add(tensors)
+    made_all = result.whole()
+    first, last = (_mean_loss(made_all.history, step) for step in (0, -1))
+    logger.info("%s: %d images, loss %.4g -> %.4g", settings.provider, request.num_samples, first, last)
+    return made_all
 
 
 class _Maker:
@@ -151,14 +151,26 @@ def batch_generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _gather(batches: Sequence[Mapping[str, Tensor]]) -> PixelResult:
-    labels = [batch[LABELS] for batch in batches if LABELS in batch]
-    history = tuple(
-        {name.removeprefix(LOSS): tensor for name, tensor in batch.items() if name.startswith(LOSS)}
-        for batch in batches
-    )
-    images = torch.cat([batch[IMAGES] for batch in batches])
-    return PixelResult(images, torch.cat(labels) if labels else None, history)
+class _Growing:
+    """The result as it grows; the images lie in one place from the beginning, so that they are never there twice."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._filled = count, 0
+        self._images = torch.empty(0)
+        self._labels: list[Tensor] = []
+        self._history: list[dict[str, Tensor]] = []
+
+    def add(self, batch: Mapping[str, Tensor]) -> None:
+        images = batch[IMAGES]
+        if not self._filled:
+            self._images = images.new_empty((self._count, *images.shape[1:]))
+        self._images[self._filled : self._filled + len(images)] = images
+        self._filled += len(images)
+        self._labels += [batch[LABELS]] if LABELS in batch else []
+        self._history.append({name.removeprefix(LOSS): term for name, term in batch.items() if name.startswith(LOSS)})
+
+    def whole(self) -> PixelResult:
+        return PixelResult(self._images, torch.cat(self._labels) if self._labels else None, tuple(self._history))
 
 
 def _mean_loss(history: Sequence[Mapping[str, Tensor]], step: int) -> float:

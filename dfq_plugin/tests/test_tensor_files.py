@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from dfq_plugin.errors import InputError
-from dfq_plugin.tensor_files import read_tensors, write_tensors
+from dfq_plugin.tensor_files import KINDS, read_tensors, write_tensors
 
 
 def test_read_tensors_gives_back_what_was_written(tmp_path: Path) -> None:
@@ -30,6 +31,16 @@ def test_equal_content_gives_equal_files(tmp_path: Path) -> None:
     assert found == metadata
     assert tensors["b"].tolist() == [0.0, 1.0, 2.0]
     assert tensors["a"].tolist() == [1.0, 1.0]
+
+
+def test_library_reads_every_kind_and_shape_as_it_was(tmp_path: Path) -> None:
+    tensors = {str(kind): torch.tensor([[0, 1], [1, 0]]).to(kind) for kind in KINDS}
+    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.empty(0, 3), "ä": torch.tensor([True])}
+    write_tensors(tmp_path / "x.safetensors", tensors)
+    found = safetensors.torch.load((tmp_path / "x.safetensors").read_bytes())
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, msg=name)
 
 
 def test_write_tensors_takes_slices_of_one_tensor(tmp_path: Path) -> None:
