@@ -32,7 +32,7 @@ class Stopwatch:
 
     def __exit__(self, *_: object) -> None:
         """Stop."""
-        self.minutes = round((time.perf_counter() - self._start) / 60, 2)
+        self.minutes = round((time.perf_counter() - self._start) / 60, 3)
 
 
 def measure_all(study: str, jobs: Iterable[Job], script: str, data: Path) -> None:

@@ -96,10 +96,8 @@ def measure(job: Job, data: Path) -> Row:
     with Stopwatch() as making:
         images = make_images(teacher, data, method, count=count, seed=seed, paper=budget.paper)
     student = quantize(teacher, images, job["bits"])
-    test = TestImages(data, teacher)
-    before = test.measure(student)
     learn(teacher, student, method, images, budget, seed=seed)
-    return {"before": before, **test.measure(student), "images_minutes": making.minutes}
+    return {**TestImages(data, teacher).measure(student), "images_minutes": making.minutes}
 
 
 def write(study: str, rows: list[Row]) -> None:
