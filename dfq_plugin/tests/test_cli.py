@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from dfq_plugin import doctor, estimate, pipeline, stages
-from dfq_plugin.cli import app, main
-from dfq_plugin.config import Config, load_config
+from dfq_plugin.cli import main
+from dfq_plugin.config import Config
 from dfq_plugin.errors import (
     ConfigError,
     DFQError,
@@ -24,23 +23,13 @@ from dfq_plugin.errors import (
 )
 from dfq_plugin.estimate import Estimate, StageEstimate
 from dfq_plugin.report import Report
+from dfq_plugin.tests.commands import VERBS, dfq, write_config
 from dfq_plugin.tests.report.samples import full_report
-
-CONFIG = ["config check", "config explain", "config schema", "config convert"]
-VERBS = ["generate", "quantize", "finetune", "export", "validate", "report"]
-CONTENT = """{
-  // comments are allowed
-  "model": {"source": "timm:tiny"},
-  "input_shape": [3, 8, 8],
-  "output_dir": "runs/tiny"
-}"""
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "config.json"
-    path.write_text(CONTENT)
-    return path
+    return write_config(tmp_path)
 
 
 @pytest.fixture
@@ -55,10 +44,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
     monkeypatch.setattr(pipeline, "run", run)
     return given
-
-
-def dfq(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("verb", ["run", *VERBS, "providers", "doctor", "config"])
@@ -254,51 +239,6 @@ class TestCompare:
         assert "Give either a config file, or --compare with two output folders." in result.stderr
 
 
-class TestHelp:
-    @pytest.fixture(params=["run", *VERBS, "providers", "doctor", *CONFIG])
-    def verb(self, request: pytest.FixtureRequest) -> list[str]:
-        return str(request.param).split()
-
-    def test_shows_examples_that_can_be_typed(self, verb: list[str]) -> None:
-        text = dfq(*verb, "--help").stdout
-        examples = [line.strip() for line in text.splitlines() if line.strip().startswith(f"dfq {' '.join(verb)}")]
-        assert "Examples:" in text
-        assert examples
-        for example in examples:  # a word that is no option of the verb is refused before the help is shown
-            words = example.split(" > ")[0].split()[1:]
-            assert dfq(*words, "--help").exit_code == 0, example
-
-    def test_dry_run_is_offered_by_every_verb_that_works(self) -> None:
-        assert all("--dry-run" in dfq(verb, "--help").stdout for verb in ("run", *VERBS))
-
-    def test_json_is_offered_everywhere(self, verb: list[str]) -> None:
-        assert "--json" in dfq(*verb, "--help").stdout
-
-
-class TestCompletion:
-    def complete(self, words: str) -> str:
-        variables = {"_DFQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
-        return CliRunner().invoke(app, [], prog_name="dfq", env=variables).stdout
-
-    def test_is_offered(self) -> None:
-        text = dfq("--help").stdout
-        assert "--install-completion" in text
-        assert "--show-completion" in text
-
-    def test_knows_the_verbs(self) -> None:
-        assert "generate" in self.complete("dfq gen")
-
-    @pytest.mark.parametrize("words", ["dfq run c.json --provider q", "dfq providers q"])
-    def test_knows_the_providers(self, words: str) -> None:
-        assert "qimera" in self.complete(words)
-        assert "intraq" not in self.complete(words)
-
-    def test_knows_the_settings(self) -> None:
-        found = self.complete("dfq run c.json --set quantize.weight_b")
-        assert "quantize.weight_bits=" in found
-        assert "activation_bits" not in found
-
-
 class TestDryRun:
     @pytest.fixture
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, str]]:
@@ -330,73 +270,6 @@ class TestDryRun:
         assert (told["dry_run"], told["seconds"], told["peak_memory_bytes"]) == (True, 61.0, 2**30)
         assert told["stages"][0]["stage"] == "teacher"
         assert len(asked) == 1
-
-
-class TestConfig:
-    def test_check_speaks_to_programs(self, file: Path) -> None:
-        good, bad = dfq("config", "check", file, "--json"), dfq("config", "check", file, "--json", "--set", "xyz=1")
-        assert json.loads(good.stdout) == {"valid": True, "problems": [], "notes": []}
-        told = json.loads(bad.stdout)
-        assert (bad.exit_code, told["valid"], len(told["problems"])) == (2, False, 1)
-        assert "xyz" in told["problems"][0]
-
-    def test_explanation_speaks_to_programs(self, tmp_path: Path) -> None:
-        older = tmp_path / "older.json"
-        older.write_text(
-            '{"model": "timm:tiny", "input_info": {"sample_size": [1, 3, 8, 8]}, '
-            '"compression": {"algorithm": "quantization", "ignored_scopes": ["Net/NNCFLinear[fc]/linear_0"]}}'
-        )
-        told = json.loads(dfq("config", "explain", older, "--json").stdout)
-        named = {entry["setting"]: entry for entry in told["settings"]}
-        assert named["quantize.ignored_scopes.names"]["value"] == ["fc/linear/0"]
-        said = "'Net/NNCFLinear[fc]/linear_0' is 'fc/linear/0' in NNCF 3.x"
-        assert said in [note["message"] for note in told["notes"]]
-        assert said in dfq("config", "explain", older).stdout
-
-    def test_valid_file_is_called_valid(self, file: Path) -> None:
-        result = dfq("config", "check", file)
-        assert result.exit_code == 0
-        assert result.stdout.startswith(f"{file}: valid (")
-
-    def test_problems_are_listed_with_their_place(self, file: Path) -> None:
-        result = dfq("config", "check", file, "--set", "calibration.num_samples=0", "--set", "finetune.lr=-1")
-        assert result.exit_code == 2
-        assert "2 problems" in result.stderr
-        assert "num_samples" in result.stderr
-        assert "finetune.lr" in result.stderr
-        assert result.stdout == ""
-
-    def test_every_setting_is_explained_with_its_origin(self, file: Path) -> None:
-        lines = dfq("config", "explain", file, "--set", "quantize.weight_bits=4").stdout.splitlines()
-        rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if line}
-        assert rows["quantize.weight_bits"] == ["4", "--set quantize.weight_bits"]
-        assert rows["output_dir"] == ['"runs/tiny"', "/output_dir"]
-        assert rows["quantize.activation_bits"] == ["8", "default"]
-
-    def test_schema_is_json_that_editors_can_use(self) -> None:
-        schema = json.loads(dfq("config", "schema").stdout)
-        assert schema["$schema"].startswith("https://json-schema.org/")
-        assert "quantize" in schema["properties"]
-
-    def test_older_config_is_converted_and_the_result_can_be_read(self, tmp_path: Path) -> None:
-        older = tmp_path / "older.json"
-        older.write_text(
-            '{"input_info": {"sample_size": [1, 3, 8, 8]}, '
-            '"compression": {"algorithm": "quantization", "weights": {"bits": 4}}}'
-        )
-        result = dfq("config", "convert", older)
-        assert result.exit_code == 0
-        converted = json.loads(result.stdout)
-        assert (converted["input_shape"], converted["quantize"]["weight_bits"]) == ([3, 8, 8], 4)
-        assert load_config({"model": {"source": "timm:tiny"}, **converted}).quantize.weight_bits == 4
-
-    def test_broken_file_is_bad_input_for_every_verb(self, tmp_path: Path) -> None:
-        broken = tmp_path / "broken.json"
-        broken.write_text("{")
-        for verb in ("check", "explain", "convert"):
-            result = dfq("config", verb, broken)
-            assert result.exit_code == 2
-            assert "syntax error" in result.stderr
 
 
 def test_providers_are_listed_for_people_and_for_programs() -> None:
