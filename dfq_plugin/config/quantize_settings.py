@@ -108,9 +108,10 @@ class QuantizeSettings(Settings):
         description="Where quantizers stand: everything that integer kernels can run is quantized, or, as in the "
         "papers, weights with a zero point and what leaves a ReLU, to re-run their tables; that cannot be exported.",
     )
-    rounding: Literal["squant", "nearest"] = Field(
+    rounding: Literal["squant", "gptq", "nearest"] = Field(
         default="squant",
-        description="Round weights so that errors cancel within each kernel and channel, or to nearest.",
+        description="Round weights so that errors cancel within each kernel and channel (`squant`), or on the images "
+        "(`gptq`), or to nearest.",
     )
     bias_correction: Literal["auto", "batchnorm", "images", "none"] = Field(
         default="auto",

@@ -6,7 +6,7 @@ identity beside it are one block. Layers that no such tensor separates stay toge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,6 +24,7 @@ from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, INPUT, MULTIPLY_ACC
 from dfq_plugin.quantization.operator_mode import OperatorMode, tensors_in
 from dfq_plugin.student import QuantizerSite
 
+Watcher = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
 _SPLITS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbind"})  # give several tensors
 
 
@@ -140,14 +141,19 @@ class BlockRunner:
         self._image = image
         self._prefix: _Prefix | None = None
 
-    def __call__(self, values: Tensor) -> Tensor:
-        """The block's output for its input ``values``, which it may overwrite; any number of images."""
+    def __call__(self, values: Tensor, watch: Mapping[str, Watcher] | None = None) -> Tensor:
+        """The block's output for its input ``values``, which it may overwrite; any number of images.
+
+        Args:
+            values: (N, ...).
+            watch: by operator of the block, what is told of its operands, quantized, before it computes.
+        """
         image, prefix = values, None
         if not self._block.is_first:
             self._prefix = prefix = self._prefix or self._read_prefix()
             image = self._image.expand(prefix.images_in(values), *self._image.shape[1:])
         try:
-            _BlockMode(self._network, self._block, values, prefix).run(image)
+            _BlockMode(self._network, self._block, values, prefix, watch or {}).run(image)
         except _ExitReached as reached:
             return reached.output
         msg = f"The network ended before {self._block.exit}, which it executed when it was traced."
@@ -233,11 +239,14 @@ class _BlockMode(OperatorMode):
         block: which part of it.
         values: the block's input.
         prefix: what lies before the entry; None for the first block.
+        watch: told of the operands of some operators.
     """
 
-    def __init__(self, network: nn.Module, block: Block, values: Tensor, prefix: _Prefix | None) -> None:
+    def __init__(
+        self, network: nn.Module, block: Block, values: Tensor, prefix: _Prefix | None, watch: Mapping[str, Watcher]
+    ) -> None:
         super().__init__(network)
-        self._block, self._values, self._prefix = block, values, prefix
+        self._block, self._values, self._prefix, self._watch = block, values, prefix, watch
 
     def execute(self, operator: OpMeta, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         name, prefix = operator.op_name, self._prefix
@@ -247,6 +256,8 @@ class _BlockMode(OperatorMode):
         if prefix is not None and name in prefix.results:
             return prefix.stand_in(name, prefix.images_in(self._values))
         args, kwargs = self.quantize_operands(operator, args, kwargs)
+        if name in self._watch:
+            self._watch[name](args, kwargs)
         output = operator.func(*args, **kwargs)
         if name == self._block.exit:
             raise _ExitReached(output)

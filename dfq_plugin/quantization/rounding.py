@@ -14,6 +14,7 @@ from dfq_plugin.quantization.bias_correction import correct_biases
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.ranges import fit_range
 from dfq_plugin.quantization.reconstruction import reconstruct
+from dfq_plugin.quantization.second_order import round_by_moments
 from dfq_plugin.quantization.squant import round_weights
 from dfq_plugin.student import Student
 
@@ -53,7 +54,9 @@ def round_student(
                 fit_range(student.quantizer(name), histogram)
     if learned:
         reconstruct(student, graph, images, settings.reconstruction, checkpoint)
-    if settings.rounding == "squant":  # leaves alone what reconstruction has put on the grid
+    elif settings.rounding == "gptq":
+        round_by_moments(student, graph, images, settings.batch_size)
+    if settings.rounding != "nearest":  # leaves alone what is on the grid
         round_weights(student)
     if correct:
         correct_biases(student, weights, responses)
