@@ -1,4 +1,4 @@
-"""GPTQ: by hand, against a plain loop, and the moments it works on."""
+"""Second moments of what layers read, and weights rounded by them."""
 
 from __future__ import annotations
 
@@ -7,76 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dfq_plugin.quantization import second_order
-from dfq_plugin.quantization.second_order import DAMPING, gptq_codes, round_by_moments
+from dfq_plugin.quantization.nncf_graph import OperatorGraph
+from dfq_plugin.quantization.second_order import round_by_moments
 from dfq_plugin.student import ProductLayer, QuantizerSite, Student
 from dfq_plugin.tests.quantization.networks import filled, put, symmetric, traced
-
-
-def limits(weights: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    shape = (*weights.shape[:2], 1)
-    return torch.full(shape, low).to(weights), torch.full(shape, high).to(weights)
-
-
-def random_case(groups: int, out: int, inputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Weights, and the second moments of inputs that hang together."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(groups, out, inputs, generator=generator, dtype=torch.float64) * 3
-    mixing = torch.randn(groups, inputs, inputs, generator=generator, dtype=torch.float64)
-    samples = mixing @ torch.randn(groups, inputs, 200, generator=generator, dtype=torch.float64) + 0.5
-    return weights, samples @ samples.transpose(1, 2)
-
-
-def test_second_weight_makes_up_for_the_first() -> None:
-    # 0.4 goes to 0; the other, pulled by half of that error, goes from 0.4 to 0.6 and so to 1, where nearest gives 0.
-    weights, moments = torch.tensor([[[0.4, 0.4]]]), torch.tensor([[[4.0, 2.0], [2.0, 4.0]]])
-    assert gptq_codes(weights, moments, *limits(weights, -4, 3)).tolist() == [[[0.0, 1.0]]]
-
-
-def test_input_of_the_larger_moment_comes_first() -> None:
-    weights, moments = torch.tensor([[[0.4, 0.4]]]), torch.tensor([[[4.0, 2.0], [2.0, 5.0]]])
-    assert gptq_codes(weights, moments, *limits(weights, -4, 3)).tolist() == [[[1.0, 0.0]]]
-
-
-def plain_loop(weights: Tensor, moments: Tensor, low: float, high: float) -> Tensor:
-    """Optimal Brain Compression in a fixed order, one row at a time, with an inverse of its own at each step."""
-    damped = moments / moments.diagonal().mean() + DAMPING * torch.eye(len(moments))
-    codes = torch.zeros_like(weights)
-    order = moments.diagonal().argsort(descending=True, stable=True).tolist()
-    for row, code in zip(weights.clone(), codes, strict=True):
-        for at in range(len(order)):
-            rest = order[at:]
-            inverse = torch.linalg.inv(damped[rest][:, rest])
-            code[rest[0]] = row[rest[0]].round().clamp(low, high)
-            row[rest] -= (row[rest[0]] - code[rest[0]]) / inverse[0, 0] * inverse[0]
-    return codes
-
-
-@pytest.mark.parametrize("together", [128, 3, 1])
-def test_codes_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
-    monkeypatch.setattr(second_order, "TOGETHER", together)
-    weights, moments = random_case(2, 4, 10)
-    found = gptq_codes(weights, moments, *limits(weights, -4, 3))
-    for group in range(2):
-        assert torch.equal(found[group], plain_loop(weights[group], moments[group], -4, 3))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_error_on_the_inputs_is_much_smaller_than_that_of_rounding_to_nearest(seed: int) -> None:
-    weights, moments = random_case(3, 8, 20, seed)
-
-    def error(codes: Tensor) -> Tensor:
-        gap = codes - weights
-        return torch.einsum("goi,gij,goj->", gap, moments, gap)
-
-    found = gptq_codes(weights, moments, *limits(weights, -8, 7))
-    assert found.min() >= -8
-    assert found.max() <= 7
-    assert error(found) < 0.5 * error(weights.round().clamp(-8, 7))
-
-
-def test_inputs_that_are_always_zero_round_to_nearest() -> None:
-    weights = torch.tensor([[[0.4, 1.6, -2.2]]])
-    assert gptq_codes(weights, torch.zeros(1, 3, 3), *limits(weights, -4, 3)).tolist() == [[[0.0, 2.0, -2.0]]]
 
 
 class Layers(nn.Module):
@@ -101,7 +35,7 @@ NAMES = {"strided": "conv2d", "grouped": "conv2d", "depthwise": "conv2d", "up": 
 
 
 @pytest.fixture
-def case() -> tuple[Student, second_order.OperatorGraph]:
+def case() -> tuple[Student, OperatorGraph]:
     body, graph = traced(filled(Layers()))
     sites, layers = [], []
     for key, kind in NAMES.items():
@@ -117,7 +51,7 @@ def case() -> tuple[Student, second_order.OperatorGraph]:
 
 
 def test_moments_of_a_layer_are_what_its_output_changes_by(
-    case: tuple[Student, second_order.OperatorGraph], monkeypatch: pytest.MonkeyPatch
+    case: tuple[Student, OperatorGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student, graph = case
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -138,7 +72,6 @@ def test_moments_of_a_layer_are_what_its_output_changes_by(
     assert seen.keys() == NAMES.keys() - {"up"}
     for key, (moments, weight) in seen.items():
         module = student.network.get_submodule(f"network.{key}")
-        module.bias = None
         rows = weight.reshape(len(moments), -1, moments.shape[1])
         expected = torch.einsum("goi,gij,goj->", rows, moments, rows)
         inputs = outputs[key][-1]
@@ -149,14 +82,14 @@ def test_moments_of_a_layer_are_what_its_output_changes_by(
 def _without_quantizer(module: nn.Module, inputs: Tensor) -> Tensor:
     """The product of a layer's own weight, computed outside the hooked network."""
     if isinstance(module, nn.Conv2d):
-        said = module.stride, module.padding, module.dilation, module.groups
-        return nn.functional.conv2d(inputs, module.weight, None, *said)
+        found: Tensor = module._conv_forward(inputs, module.weight, None)
+        return found
     assert isinstance(module, nn.Linear)
     return nn.functional.linear(inputs, module.weight)
 
 
 def test_weights_end_up_on_their_grids_and_the_others_as_they_were(
-    case: tuple[Student, second_order.OperatorGraph],
+    case: tuple[Student, OperatorGraph],
 ) -> None:
     student, graph = case
     before = {name: value.clone() for name, value in student.network.named_parameters()}

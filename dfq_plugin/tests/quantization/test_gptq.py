@@ -1,0 +1,123 @@
+"""GPTQ: by hand, against a plain loop, and its laws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfq_plugin.quantization import gptq
+from dfq_plugin.quantization.gptq import DAMPING, best_codes, damped, gptq_codes, refined
+
+
+def limits(weights: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    shape = (*weights.shape[:2], 1)
+    return torch.full(shape, low).to(weights), torch.full(shape, high).to(weights)
+
+
+def random_case(groups: int, out: int, inputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Weights, and the second moments of inputs that hang together."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(groups, out, inputs, generator=generator, dtype=torch.float64) * 3
+    mixing = torch.randn(groups, inputs, inputs, generator=generator, dtype=torch.float64)
+    samples = mixing @ torch.randn(groups, inputs, 200, generator=generator, dtype=torch.float64) + 0.5
+    return weights, samples @ samples.transpose(1, 2)
+
+
+def error_of(codes: Tensor, weights: Tensor, moments: Tensor) -> Tensor:
+    """Of each row, (groups, out)."""
+    gap = codes - weights
+    return torch.einsum("goi,gij,goj->go", gap, moments, gap)
+
+
+def test_second_weight_makes_up_for_the_first() -> None:
+    # 0.4 goes to 0; the other, pulled by half of that error, goes from 0.4 to 0.6 and so to 1, where nearest gives 0.
+    weights, moments = torch.tensor([[[0.4, 0.4]]]), torch.tensor([[[4.0, 2.0], [2.0, 4.0]]])
+    assert gptq_codes(weights, damped(moments), *limits(weights, -4, 3)).tolist() == [[[0.0, 1.0]]]
+
+
+def test_input_of_the_larger_moment_comes_first() -> None:
+    weights, moments = torch.tensor([[[0.4, 0.4]]]), torch.tensor([[[4.0, 2.0], [2.0, 5.0]]])
+    assert gptq_codes(weights, damped(moments), *limits(weights, -4, 3)).tolist() == [[[1.0, 0.0]]]
+
+
+def plain_loop(weights: Tensor, moments: Tensor, low: float, high: float) -> Tensor:
+    """Optimal Brain Compression in a fixed order, one row at a time, with an inverse of its own at each step."""
+    damped = moments / moments.diagonal().mean() + DAMPING * torch.eye(len(moments))
+    codes = torch.zeros_like(weights)
+    order = moments.diagonal().argsort(descending=True, stable=True).tolist()
+    for row, code in zip(weights.clone(), codes, strict=True):
+        for at in range(len(order)):
+            rest = order[at:]
+            inverse = torch.linalg.inv(damped[rest][:, rest])
+            code[rest[0]] = row[rest[0]].round().clamp(low, high)
+            row[rest] -= (row[rest[0]] - code[rest[0]]) / inverse[0, 0] * inverse[0]
+    return codes
+
+
+@pytest.mark.parametrize("together", [128, 3, 1])
+def test_codes_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    monkeypatch.setattr(gptq, "TOGETHER", together)
+    weights, moments = random_case(2, 4, 10)
+    found = gptq_codes(weights, damped(moments), *limits(weights, -4, 3))
+    for group in range(2):
+        assert torch.equal(found[group], plain_loop(weights[group], moments[group], -4, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_error_on_the_inputs_is_much_smaller_than_that_of_rounding_to_nearest(seed: int) -> None:
+    weights, moments = random_case(3, 8, 20, seed)
+
+    found = gptq_codes(weights, damped(moments), *limits(weights, -8, 7))
+    assert found.min() >= -8
+    assert found.max() <= 7
+    nearest = weights.round().clamp(-8, 7)
+    assert error_of(found, weights, moments).sum() < 0.5 * error_of(nearest, weights, moments).sum()
+
+
+def test_inputs_that_are_always_zero_round_to_nearest() -> None:
+    weights = torch.tensor([[[0.4, 1.6, -2.2]]])
+    assert gptq_codes(weights, damped(torch.zeros(1, 3, 3)), *limits(weights, -4, 3)).tolist() == [[[0.0, 2.0, -2.0]]]
+
+
+def test_refining_ends_where_no_single_code_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gptq, "SWEEPS", 50)
+    weights, moments = random_case(2, 3, 6)
+    moments = damped(moments)
+    edges = limits(weights, -4, 3)
+    codes = refined(weights.round().clamp(-4, 3), weights, moments, *edges)
+    least = error_of(codes, weights, moments)
+    assert (least <= error_of(weights.round().clamp(-4, 3), weights, moments)).all()
+    for at in range(6):
+        for move in (-1, 1):
+            moved = codes.clone()
+            moved[:, :, at] = (moved[:, :, at] + move).clamp(-4, 3)
+            assert (error_of(moved, weights, moments) >= least - 1e-9).all()
+
+
+def test_refining_never_makes_gptq_worse() -> None:
+    weights, moments = random_case(4, 8, 30, seed=3)
+    moments, edges = damped(moments), limits(weights, -4, 3)
+    codes = gptq_codes(weights, moments, *edges)
+    found = refined(codes, weights, moments, *edges)
+    assert (error_of(found, weights, moments) <= error_of(codes, weights, moments) + 1e-9).all()
+    assert not torch.equal(found, codes)
+
+
+def test_each_row_takes_the_step_of_its_least_error() -> None:
+    weights, moments = random_case(2, 5, 8)
+    edges, factors = limits(weights, -4, 3), torch.tensor([0.5, 1.0, 2.0])
+    codes, factor = best_codes(weights, moments, *edges, factors)
+    found = error_of(codes * factor, weights, damped(moments))
+    for one in factors:
+        alone, _ = best_codes(weights, moments, *edges, one.reshape(1))
+        assert (found <= error_of(alone * one, weights, damped(moments)) + 1e-9).all()
+    assert len(factor.unique()) > 1
+
+
+def test_weights_on_the_grid_stay_where_they_are() -> None:
+    weights, moments = random_case(2, 5, 8)
+    weights = weights.round().clamp(-4, 3)
+    codes, factor = best_codes(weights, moments, *limits(weights, -4, 3), torch.tensor([0.9, 1.0, 1.1]))
+    assert torch.equal(codes, weights)
+    assert factor.unique().tolist() == [1.0]
