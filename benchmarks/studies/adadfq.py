@@ -111,7 +111,8 @@ def measure(job: Job, data: Path) -> Row:
     before = test.measure(student)
     params = {name: job[name] for name in DEFAULTS}
     history = learn(teacher, student, "adadfq", images, budget, seed=job["seed"], params=params)
-    curves = {name: [round(value, 4) for value in values] for name, values in history.curves.items()}
+    told = {"loss": history.losses, **history.curves}
+    curves = {name: [round(value, 4) for value in values] for name, values in told.items()}
     return {"before": before, **test.measure(student), "curves": curves, "images_minutes": making.minutes}
 
 
@@ -158,19 +159,19 @@ def _points(name: str, rows: list[Row]) -> dict[float, list[Row]]:
 
 
 def _draw_curves(study: str, rows: list[Row]) -> str:
-    """The adaptability of the images, and the loss of the student, by epoch."""
+    """By epoch, the warm-up included: the adaptability of the images, and the losses of the generator."""
     own = [row for row in rows if _is_default(row, {"batch", "bits"})]
     pictures = []
-    for curve, label in (("generator.adaptability", "adaptability of the images"), ("loss.disagreement", "loss")):
+    for curve in ("adaptability", "margin", "balance", "batchnorm"):
         lines = {
             f"W{row['bits']}A{row['bits']}, batch {row['batch']}": {
-                float(epoch): [value] for epoch, value in enumerate(row["curves"].get(curve, []), start=1)
+                float(epoch): [value] for epoch, value in enumerate(row["curves"][f"generator.{curve}"], start=1)
             }
             for row in own
         }
-        name = f"{study}_{curve.split('.')[1]}"
-        plot(name, ("epoch, warm-up included" if "generator" in curve else "epoch", label), lines)
-        pictures.append(f"![{label}]({name}.svg)")
+        label = curve if curve == "adaptability" else f"generator's loss: {curve}"
+        plot(f"{study}_{curve}", ("epoch, warm-up included", label), lines)
+        pictures.append(f"![{label}]({study}_{curve}.svg)")
     return "\n\n".join(pictures)
 
 

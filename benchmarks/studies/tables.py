@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-PAGES = Path(__file__).parents[2] / "docs" / "studies"
+PAGES, REMARKS = Path(__file__).parents[2] / "docs" / "studies", Path(__file__).parent / "remarks"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -33,9 +33,11 @@ def write_page(name: str, title: str, text: str, header: Sequence[str], rows: Se
 
 
 def write_text(name: str, parts: Sequence[str]) -> None:
-    """Write ``docs/studies/NAME.md`` from its paragraphs."""
+    """Write ``docs/studies/NAME.md`` from its paragraphs, and from ``remarks/NAME.md`` where there are any."""
     PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+    remarks = REMARKS / f"{name}.md"
+    said = [remarks.read_text().strip()] if remarks.exists() else []
+    (PAGES / f"{name}.md").write_text("\n\n".join([*parts, *said]) + "\n")
 
 
 def table_of(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

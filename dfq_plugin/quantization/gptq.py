@@ -40,12 +40,14 @@ def best_codes(scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor, facto
     candidates = (scaled.unsqueeze(2) / tried).reshape(groups, -1, inputs)
     least, most = (edge.expand(groups, out, len(factors)).reshape(groups, -1, 1) for edge in (low, high))
     moments = damped(moments)
-    codes = refined(gptq_codes(candidates, moments, least, most), candidates, moments, least, most)
+    codes = gptq_codes(candidates, moments, least, most)
     gap = codes - candidates
     errors = ((gap @ moments) * gap).sum(dim=2).reshape(groups, out, -1) * tried.reshape(1, 1, -1).square()
     chosen = errors.argmin(dim=2, keepdim=True)
-    found = codes.reshape(groups, out, -1, inputs).gather(2, chosen.unsqueeze(3).expand(-1, -1, -1, inputs))
-    return found.squeeze(2), factors.to(scaled)[chosen]
+    factor = factors.to(scaled)[chosen]
+    picked = chosen.unsqueeze(3).expand(-1, -1, -1, inputs)
+    found = codes.reshape(groups, out, -1, inputs).gather(2, picked).squeeze(2)
+    return refined(found, scaled / factor, moments, low, high), factor
 
 
 def damped(moments: Tensor) -> Tensor:

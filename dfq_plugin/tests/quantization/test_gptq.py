@@ -104,7 +104,8 @@ def test_refining_never_makes_gptq_worse() -> None:
     assert not torch.equal(found, codes)
 
 
-def test_each_row_takes_the_step_of_its_least_error() -> None:
+def test_each_row_takes_the_step_of_its_least_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gptq, "SWEEPS", 0)
     weights, moments = random_case(2, 5, 8)
     edges, factors = limits(weights, -4, 3), torch.tensor([0.5, 1.0, 2.0])
     codes, factor = best_codes(weights, moments, *edges, factors)
