@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from cifar import TestImages, load_teacher, make_images
-from jobs import Job, Row, Stopwatch, answer, measure_all, measured
+from jobs import Job, Row, Stopwatch, answer, measure_all, measured, minutes_of_images
 from tables import COST, cost, spread, write_page
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -120,8 +120,9 @@ def write(rows: list[Row]) -> None:
     for method, count in sorted({(row["method"], row["count"]) for row in rows}, key=place):
         own = [row for row in rows if (row["method"], row["count"]) == (method, count)]
         calibrated = spread([row["before"]["top1"] for row in own])
-        cells = [spread([row[name] for row in own]) for name in ("top1", "drop", "within_class")]
-        table.append([method, count, calibrated, *cells, *cost(own)])
+        digits = {"top1": 2, "drop": 2, "within_class": 3}
+        cells = [spread([row[name] for row in own], places) for name, places in digits.items()]
+        table.append([method, count, calibrated, *cells, *cost(own, minutes_of_images(method, count))])
     text = __doc__.split("\n\n")[2].replace("\n", " ")
     header = ["images", "number", "top-1 before", "top-1", "drop", "within class", *COST]
     write_page("images", "What the images are worth", text, header, table)

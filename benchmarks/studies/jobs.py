@@ -17,6 +17,7 @@ from typing import Any
 
 Job = Mapping[str, Any]
 Row = dict[str, Any]
+IMAGES = 256  # of a row that does not say how many
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -58,6 +59,13 @@ def measure_all(study: str, jobs: Iterable[Job], script: str, data: Path) -> Non
 def measured(study: str) -> list[Row]:
     """The rows that went well, in the order they were measured in: what every page is written from."""
     return [row for row in read_rows(RESULTS / f"{study}.jsonl") if "error" not in row]
+
+
+def minutes_of_images(method: str, count: int) -> float:
+    """What making the images took, in whichever study made them; the others took them from the cache."""
+    rows = [row for study in ("methods", "images") for row in measured(study)]
+    same = [row["images_minutes"] for row in rows if (row["method"], row.get("count", IMAGES)) == (method, count)]
+    return max(same)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -10,19 +10,18 @@ from typing import Any
 PAGES, REMARKS = Path(__file__).parents[2] / "docs" / "studies", Path(__file__).parent / "remarks"
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """The mean, and with several seeds the sample standard deviation; a dash where nothing was measured."""
     if not values:
         return "-"
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 COST = ("minutes, images", "minutes, the rest", "GB")
 
 
-def cost(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+def cost(rows: Sequence[Mapping[str, Any]], images: float) -> tuple[str, str, str]:
     """The cells of COST: minutes for the images when they were made, minutes for all else, and the most memory."""
-    images = max(row["images_minutes"] for row in rows)
     rest = mean(row["minutes"] - row["images_minutes"] for row in rows)
     return f"{images:.1f}", f"{rest:.1f}", f"{max(row['memory_gb'] for row in rows):.1f}"
 
