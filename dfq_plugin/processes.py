@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COUNT, RANK = "WORLD_SIZE", "RANK"  # set by torchrun, which accelerate launch runs underneath
-PATIENCE = timedelta(
-    days=7
-)  # one process may reconstruct for hours while the others wait; a dead one is noticed at once
+# One process may reconstruct for hours while the others wait; a dead one is noticed at once.
+PATIENCE = timedelta(days=7)
 
 _current: ContextVar[Processes | None] = ContextVar("dfq_plugin_processes", default=None)
 KEPT = "Finished batches and epochs are kept: run the same command again."
