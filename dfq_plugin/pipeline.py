@@ -65,8 +65,7 @@ def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers, crew: 
         teacher = load_teacher(config.model, config.input_shape)
         require_space(output, config, teacher)
     with clock.stage("synthesize"), crew.sharing():
-        synthetic, others, evidence = make_images(config, teacher)
-        synthetic.save(output / SYNTHETIC)
+        synthetic, others, evidence = make_images(config, teacher, output / SYNTHETIC)
     with clock.stage("quantize"):
         student = quantization.quantize(
             teacher.network, synthetic, config.quantize, config.target_device, checkpoint=output / BLOCKS
