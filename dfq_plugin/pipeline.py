@@ -96,10 +96,12 @@ def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers, crew: 
 
 
 def make_images(
-    config: Config, teacher: Teacher
+    config: Config, teacher: Teacher, keep: Path | None = None
 ) -> tuple[SyntheticSet, dict[str, SyntheticSet], LabelledImages | None]:
-    """The synthetic set, those of the baselines, and the images that quality is measured on."""
+    """The synthetic set, kept as soon as it is there, those of the baselines, and what quality is measured on."""
     synthetic = synthesize(config.calibration, teacher)
+    if keep is not None:
+        synthetic.save(keep)
     others = baseline_sets(config, teacher)
     evidence = choose_evidence(config, teacher, synthetic.images, *(other.images for other in others.values()))
     return synthetic, others, evidence
