@@ -16,7 +16,7 @@ from dfq_plugin.errors import ConfigError, ValidationError
 from dfq_plugin.evidence import choose_evidence
 from dfq_plugin.files import output_folder, read_json_object, whole_file
 from dfq_plugin.images import LabelledImages
-from dfq_plugin.processes import Processes, joined, processes
+from dfq_plugin.processes import Processes, joined
 from dfq_plugin.report import Report, write_report
 from dfq_plugin.set_cache import learning_data, synthesize
 from dfq_plugin.space import require_space
@@ -71,7 +71,7 @@ def _run(config: Config, output: Path, clock: Stopwatch, track: Trackers, crew: 
             teacher.network, synthetic, config.quantize, config.target_device, checkpoint=output / BLOCKS
         )
     with clock.stage("finetune"), crew.sharing():
-        hand_over(student, config, output)
+        hand_over(student, config, output, crew)
         data = learning_data(config, teacher, synthetic)
         checkpoint, watch = output / TRAINING, track.watch
         history = finetuning.finetune(teacher.network, student, data, config.finetune, checkpoint, watch=watch)
@@ -121,9 +121,8 @@ def _follow(config: Config, output: Path, crew: Processes) -> Report:
     return Report.from_json(read_json_object(output / "report.json"))
 
 
-def hand_over(student: Student, config: Config, output: Path) -> None:
+def hand_over(student: Student, config: Config, output: Path, crew: Processes) -> None:
     """Give the other processes of the job the student that they will train along."""
-    crew = processes()
     if crew.count > 1 and config.finetune.epochs:
         quantization.save_student(student, output / STUDENT)
         crew.meet()

@@ -136,6 +136,11 @@ class Student(nn.Module):
         """The site of that name."""
         return next(site for site in self.sites if site.name == name)
 
+    def unshared_layers(self) -> list[ProductLayer]:
+        """The layers with a quantized weight that no other layer has."""
+        uses = Counter(layer.weight for layer in self.layers)
+        return [layer for layer in self.layers if layer.weight_quantizer is not None and uses[layer.weight] == 1]
+
     @torch.no_grad()
     def snap_biases(self) -> None:
         """Round every bias to the grid of its integer accumulator, input step x weight step.

@@ -52,10 +52,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         tensor, start = placed[name], end
         end += tensor.numel() * tensor.element_size()
         head[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    flat = (
-        placed[name].reshape(-1).clone() if placed[name].numel() == 1 else placed[name].reshape(-1) for name in order
-    )
-    bodies = [torch.as_strided(values, (values.numel(),), (1,)).view(torch.uint8).numpy().data for values in flat]
+    # Strides are given, since those of an axis of one element may be anything, even where the tensor is contiguous.
+    flat = (placed[name].as_strided((placed[name].numel(),), (1,)) for name in order)
+    bodies = [values.view(torch.uint8).numpy().data for values in flat]
     head[METADATA] = {**head[METADATA], DIGEST: _digest(head, bodies)}
     text = _as_text(head)
     text += b" " * (-len(text) % 8)  # the tensors behind it stay aligned

@@ -20,7 +20,7 @@ from typing import Any
 
 from cifar import TestImages, load_teacher, make_images
 from jobs import Job, Row, Stopwatch, answer, measure_all, measured
-from papers import Budget, learn, quantize
+from papers import SGD, Budget, learn, quantize
 from tables import plot, spread, table_of, write_text
 
 DEFAULTS: dict[str, Any] = {"alpha_ds": 0.2, "alpha_as": 0.1, "beta": 1.0, "gamma": 1.0}
@@ -31,14 +31,7 @@ PAPER = Budget(
     steps=200,
     batch=16,
     paper=True,
-    settings={
-        **SETTINGS,
-        "optimizer": "sgd",
-        "lr": 1e-4,
-        "weight_decay": 1e-4,
-        "schedule": "steps",
-        "milestones": (100, 200, 300),
-    },
+    settings={**SETTINGS, **SGD, "milestones": (100, 200, 300)},
 )
 
 

@@ -43,6 +43,7 @@ class Budget:
         return {"steps": self.epochs * self.steps, "batch": self.batch}
 
 
+SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 1e-4, "weight_decay": 1e-4, "schedule": "steps"}  # of both papers
 CPU = Budget(epochs=4, steps=50, batch=32, settings={})
 # IntraQ's budget for CIFAR-10, with the weight of its distillation loss; AdaDFQ's has batches of 16 and 400 epochs.
 PAPER = Budget(
@@ -51,10 +52,7 @@ PAPER = Budget(
     batch=256,
     paper=True,
     settings={
-        "optimizer": "sgd",
-        "lr": 1e-4,
-        "weight_decay": 1e-4,
-        "schedule": "steps",
+        **SGD,
         "milestones": (20, 40, 60),
         "losses": {"cross_entropy": 1.0, "kl": 20.0},
         "temperature": 20.0,

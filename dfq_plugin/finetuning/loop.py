@@ -6,12 +6,12 @@ Nothing is selected by looking at results: the last step is kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
@@ -90,12 +90,8 @@ def finetune(
         crew.copy_from_main(student.parameters())
         for epoch in range(hooks.steps // per_epoch, settings.epochs):
             for batch in hooks.epoch(epoch):
-                optimizer.zero_grad()
-                _backward(hooks, batch, crew)
-                crew.average(_gradients(optimizer))
-                optimizer.step()
+                _step(hooks, batch, optimizer, crew)
                 schedule.step()
-                hooks.after_step()
                 bar.advance()
             if checkpoint is not None and crew.is_main:
                 kept = under("hooks", hooks.state_dict()) | under("optimizer", optimizer_state(optimizer, schedule))
@@ -109,6 +105,16 @@ def finetune(
     return History(losses, hooks.curves())
 
 
+def _step(hooks: FinetuneHooks, batch: Batch, optimizer: Optimizer, crew: Processes) -> None:
+    """Let all processes take the step that the whole batch asks for."""
+    optimizer.zero_grad()
+    _backward(hooks, batch, crew)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    crew.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+    optimizer.step()
+    hooks.after_step()
+
+
 def _backward(hooks: FinetuneHooks, batch: Batch, crew: Processes) -> None:
     """Add the gradients of this process's part of a batch, weighted so that the mean over all is that of the batch."""
     count, parts = len(batch), crew.count
@@ -117,11 +123,6 @@ def _backward(hooks: FinetuneHooks, batch: Batch, crew: Processes) -> None:
         return
     own = batch.part(crew.rank * count // parts, (crew.rank + 1) * count // parts)
     (hooks.loss(own) * (len(own) * parts / count)).backward()
-
-
-def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        yield from (parameter.grad for parameter in group["params"] if parameter.grad is not None)
 
 
 def as_source(data: SyntheticSet | BatchSource, settings: FinetuneSettings) -> BatchSource:

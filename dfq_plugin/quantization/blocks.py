@@ -13,6 +13,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
+import torch
 from nncf.common.graph import NNCFNode
 from nncf.torch.function_hook.hook_executor_mode import OpMeta
 from nncf.torch.function_hook.hook_storage import decode_hook_name
@@ -158,6 +159,13 @@ class BlockRunner:
             return reached.output
         msg = f"The network ended before {self._block.exit}, which it executed when it was traced."
         raise UnsupportedModelError(msg)
+
+    @torch.no_grad()
+    def run_all(self, values: Tensor, batch_size: int, watch: Mapping[str, Watcher] | None = None) -> Tensor:
+        """The block's output for ``values``, which stay as they are, batch by batch; kept where they are."""
+        device = self._image.device
+        parts = values.split(batch_size)
+        return torch.cat([self(part.to(device, copy=True), watch).to(values.device) for part in parts])
 
     def _read_prefix(self) -> _Prefix:
         mode = _PrefixMode(self._network, self._block.entry, self._image)

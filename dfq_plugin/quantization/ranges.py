@@ -161,6 +161,11 @@ def fit_range(quantizer: Any, histogram: TensorHistogram) -> None:  # noqa: ANN4
         quantizer.scale.data.fill_(search_tensor_scale(histogram, quantizer.level_low, quantizer.level_high))
 
 
+def set_steps(quantizer: Any, steps: Tensor) -> None:  # noqa: ANN401 - an NNCF quantizer
+    """Give the symmetric quantizer of a weight its steps, one for each channel where it has several, in any shape."""
+    quantizer.scale.data.copy_((steps * quantizer.level_high).reshape(quantizer.scale.shape))
+
+
 def fit_scales(quantizer: Any, weight: Tensor, ratios: Tensor = CLIP_RATIOS) -> None:  # noqa: ANN401 - an NNCF quantizer
     """Give the symmetric quantizer of a weight the scales that lose least, one for each channel where it has several.
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from dfq_plugin.progress import track
 from dfq_plugin.quantization.block_checkpoint import BlockCheckpoint
 from dfq_plugin.quantization.blocks import Block, BlockRunner, find_blocks
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
-from dfq_plugin.quantization.ranges import set_limits
+from dfq_plugin.quantization.ranges import set_limits, set_steps
 from dfq_plugin.quantization.soft_quantizers import DroppingQuantizer, SoftRounding, random_mask
 from dfq_plugin.quantization.switching import in_float
 from dfq_plugin.student import Student
@@ -85,13 +84,13 @@ def reconstruct(
         for index, block in enumerate(blocks):
             runner = BlockRunner(student.network, block, images[:1].to(device))
             with in_float(student):
-                target = _run(runner, exact, size, device)
+                target = runner.run_all(exact, size)
             learned = kept.load(index)
             if learned is None:
                 learned = _learn_block(student, block, runner, _Data(exact, rounded, target), settings)
             _put(student, learned)
             bar.advance(settings.steps)
-            exact, rounded = target, _run(runner, rounded, size, device)
+            exact, rounded = target, runner.run_all(rounded, size)
             error = float((rounded - exact).square().sum() / exact.square().sum())
             if not math.isfinite(error):
                 msg = f"{block.exit}: its error is not finite; lower the rates in quantize.reconstruction."
@@ -105,12 +104,6 @@ def bytes_an_image(graph: OperatorGraph, network: nn.Module) -> int:
     """Memory that is held for each image while blocks are reconstructed: three tensors at the largest place between."""
     sizes = [prod(graph.output_shape(graph.node(block.exit))[1:]) for block in find_blocks(graph, network)]
     return 3 * 4 * max(sizes, default=0)
-
-
-@torch.no_grad()
-def _run(runner: BlockRunner, values: Tensor, batch_size: int, device: torch.device) -> Tensor:
-    """The block's output for all images, kept where ``values`` is."""
-    return torch.cat([runner(part.to(device, copy=True)).to(values.device) for part in values.split(batch_size)])
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ def _put(student: Student, learned: Mapping[str, Tensor]) -> None:
     for name, step in part(STEP, learned).items():
         quantizer, weight = student.quantizer(name), student.network.get_parameter(weights[name])
         weight.data.copy_((codes[name] * step).to(weight))
-        quantizer.scale.data.copy_((step.to(weight) * quantizer.level_high).reshape(quantizer.scale.shape))
+        set_steps(quantizer, step.to(weight))
 
 
 @contextmanager
@@ -187,11 +180,10 @@ def _soft_quantizers(student: Student, block: Block, settings: ReconstructionSet
     """Exchange the quantizers of a block for ones that learn; afterwards the student's own are back, as they were."""
     masks = torch.Generator(next(student.parameters()).device).manual_seed(settings.seed)
     sites = {site.name: site for site in student.sites if block.holds(site) and not site.is_input}
-    uses = Counter(layer.weight for layer in student.layers)
     weights = {
         layer.weight_quantizer: student.network.get_parameter(layer.weight)
-        for layer in student.layers
-        if layer.weight_quantizer in sites and uses[layer.weight] == 1
+        for layer in student.unshared_layers()
+        if layer.weight_quantizer in sites
     }
     roundings = {name: SoftRounding(weight, student.grid(sites[name])) for name, weight in weights.items()}
     ranges = {

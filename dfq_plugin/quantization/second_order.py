@@ -1,20 +1,15 @@
 """Weights are rounded by the second moments of what they are multiplied with on the images: GPTQ, block by block.
 
-Papers: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023,
-arXiv:2210.17323; Frantar et al., "Optimal Brain Compression", NeurIPS 2022, arXiv:2208.11580. Written from the
-published procedure; the released sources were not used.
-
-What a layer reads comes through the quantized layers before it. Its moments come from a sample of the places of its
-input; each group of a grouped convolution has its own. Below eight bits the step of each channel is the one, of a few
-around that of the range search, whose codes leave the least error; NNCF's narrower 8-bit ranges stay.
+The method itself, with its papers, is in ``gptq.py``. What a layer reads comes through the quantized layers before it.
+Its moments come from a sample of the places of its input; each group of a grouped convolution has its own. Below eight
+bits the step of each channel is the one, of a few around that of the range search, whose codes leave the least error;
+NNCF's narrower 8-bit ranges stay.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +20,8 @@ from dfq_plugin.progress import track
 from dfq_plugin.quantization.blocks import BlockRunner, find_blocks
 from dfq_plugin.quantization.gptq import best_codes
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
-from dfq_plugin.student import Grid, ProductLayer, Student
+from dfq_plugin.quantization.ranges import set_steps
+from dfq_plugin.student import ProductLayer, Student
 
 KNOWN = ("conv2d", "linear")
 STEPS = torch.linspace(0.8, 1.2, 9)  # tried, as factors on the step that the range search has found
@@ -52,20 +48,18 @@ def round_by_moments(student: Student, graph: OperatorGraph, images: Tensor, bat
         images: (N, C, H, W).
         batch_size: images that are run together.
     """
-    uses = Counter(layer.weight for layer in student.layers)
-    layers = {layer.operator: layer for layer in student.layers if layer.weight_quantizer and uses[layer.weight] == 1}
-    blocks, values = find_blocks(graph, student.network), images
+    layers = {layer.operator: layer for layer in student.unshared_layers()}
+    blocks, values, rounded = find_blocks(graph, student.network), images, 0
+    image = images[:1].to(next(student.parameters()))
     for block in track(blocks, "Rounding weights"):
-        runner = BlockRunner(student.network, block, images[:1])
+        runner = BlockRunner(student.network, block, image)
         known = [name for name in block.operators if graph.node(name).node_type in KNOWN]
         named = {name: layers.get(graph.own_name(name)) for name in known}
         own = {name: _Watched(layer, student) for name, layer in named.items() if layer is not None}
-        for part in values.split(batch_size):
-            runner(part.clone(), watch={name: watched.see for name, watched in own.items()})
-        for watched in own.values():
-            watched.round()
-        values = torch.cat([runner(part.clone()) for part in values.split(batch_size)])
-    logger.info("Rounded the weights of %d layers by second moments of %d images", len(layers), len(images))
+        runner.run_all(values, batch_size, {name: watched.see for name, watched in own.items()})
+        rounded += sum(watched.round() for watched in own.values())
+        values = runner.run_all(values, batch_size)
+    logger.info("Rounded the weights of %d layers by second moments of %d images", rounded, len(images))
 
 
 class _Watched:
@@ -103,40 +97,22 @@ class _Watched:
         found = columns @ columns.transpose(1, 2)
         self._sum = found if self._sum is None else self._sum + found
 
-    def round(self) -> None:
-        """Put the weight on its grid, and the grid where it suits the weight."""
+    def round(self) -> bool:
+        """Put the weight on its grid, and the grid where it suits the weight; False where no moments were seen."""
         if self._sum is None:
-            return
+            return False
         groups, weight, grid = len(self._sum), self._weight, self._grid
         rows = weight.reshape(groups, len(weight) // groups, -1)
-        lines = _Lines.of(grid, rows)
+        zero = grid.zero_point.to(rows)
+        limits = grid.step, grid.low - zero, grid.high - zero
+        step, low, high = (value.expand(len(weight)).reshape(groups, -1, 1) for value in limits)
         may_move = grid.step.numel() == len(weight) and grid.high - grid.low < MOST_CODES and not grid.zero_point.any()
         factors = STEPS if may_move else torch.ones(1)
-        codes, factor = best_codes(rows / lines.step, self._sum, lines.low, lines.high, factors)
-        step = lines.step * factor
-        weight.copy_((codes * step).view_as(weight))
+        codes, factor = best_codes(rows / step, self._sum, low, high, factors)
+        weight.copy_((codes * step * factor).view_as(weight))
         if may_move:
-            scale = self._quantizer.scale
-            scale.data.copy_((step * self._quantizer.level_high).reshape(scale.shape))
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """A grid for the rows of a weight: step and limits, (groups, rows, 1) each."""
-
-    step: Tensor
-    low: Tensor
-    high: Tensor
-
-    @classmethod
-    def of(cls, grid: Grid, rows: Tensor) -> _Lines:
-        shape, zero = (*rows.shape[:2], 1), grid.zero_point.to(rows)
-        return cls(
-            *(
-                value.expand(rows[..., 0].numel()).reshape(shape)
-                for value in (grid.step, grid.low - zero, grid.high - zero)
-            )
-        )
+            set_steps(self._quantizer, step * factor)
+        return True
 
 
 def _argument(arguments: tuple[Any, ...], keywords: Mapping[str, Any], at: int) -> Any:  # noqa: ANN401 - of torch's

@@ -101,13 +101,13 @@ def optimise_batches(
     """
     crew, count = processes(), math.ceil(request.num_samples / settings.batch_size)
     together = count if finish is None else settings.together
-    own = [index for index in range(count) if crew.takes(index)]
+    own = sum(crew.takes(index) for index in range(count))
     result = _Growing(request.num_samples)
-    with track(len(own) * settings.steps, f"Optimising {request.num_samples} images ({settings.provider})") as bar:
+    with track(own * settings.steps, f"Optimising {request.num_samples} images ({settings.provider})") as bar:
         maker = _Maker(settings, request, prepare, bar.advance)
         for begin in range(0, count, together):
             wave = range(begin, min(begin + together, count))
-            made = {index: maker.make(index) for index in wave if index in own}
+            made = {index: maker.make(index) for index in wave if crew.takes(index)}
             for index in wave:
                 tensors = crew.hand_out(made.get(index), index)
                 if finish is not None:
