@@ -1,6 +1,6 @@
 """Cost of synthesis and of fine-tuning as ratios to what no loop can do without; written to ``docs/performance.md``.
 
-    python benchmarks/performance.py                 # a quarter of an hour on two cores
+    python benchmarks/performance.py                 # half an hour on two cores
     python benchmarks/performance.py --only synthesis --rounds 5
     python benchmarks/performance.py --smoke         # tiny sizes: whether it runs at all; nothing is written
 
@@ -51,6 +51,7 @@ DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")
 TARGETS = {
     "ours / floor": "<= 1.15",
     "plain / ours": ">= 2.0",
+    "plain / bfloat16": ">= 4.0 with AMX",
     "fine-tuning / training": "<= 1.6",
     "one process / two": ">= 1.7",
 }
@@ -84,7 +85,7 @@ def parse() -> argparse.Namespace:
     parts = ["synthesis", "finetuning", "scaling", "processes"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="in each round")
+    parser.add_argument("--steps", type=int, default=8, help="in each round")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, no page")
     return parser.parse_args()
 
@@ -103,6 +104,7 @@ def synthesis(name: str, side: int, batch: int, *, rounds: int, steps: int) -> R
     network = build(name, side)
     ways = {
         "ours": lambda: generate(network, side, batch, steps),
+        "bfloat16": lambda: generate(network, side, batch, steps, precision="bfloat16"),
         "floor": floor(network, side, batch, steps),
         "plain": plain(network, side, batch, steps),
     }
@@ -112,6 +114,7 @@ def synthesis(name: str, side: int, batch: int, *, rounds: int, steps: int) -> R
         "ms": {way: round(1000 * seconds, 1) for way, seconds in medians.items()},
         "ours / floor": round(medians["ours"] / medians["floor"], 2),
         "plain / ours": round(medians["plain"] / medians["ours"], 2),
+        "plain / bfloat16": round(medians["plain"] / medians["bfloat16"], 2),
     }
 
 
@@ -127,9 +130,9 @@ def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def generate(network: nn.Module, side: int, count: int, steps: int) -> SyntheticSet:
+def generate(network: nn.Module, side: int, count: int, steps: int, **more: str) -> SyntheticSet:
     """One batch of IntraQ."""
-    params = {"steps": steps, "batch_size": count}
+    params = {"steps": steps, "batch_size": count, **more}
     return dfq.generate(
         network, provider="intraq", input_shape=(3, side, side), num_samples=count, params=params, cache=False
     )
@@ -304,7 +307,7 @@ def write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     for row in rows:
         measured = ", ".join(f"{key} {value}" for key, value in (row.get("ms") or row["seconds"]).items())
         unit = "ms a step" if "ms" in row else "s"
-        for name in ("ours / floor", "plain / ours", "fine-tuning / training", "one process / two", "exponent"):
+        for name in (*TARGETS, "exponent"):
             if name in row:
                 lines.append(f"| {row['what']} | {measured} {unit} | {name} {row[name]} | {TARGETS.get(name, '1')} |")
     PAGE.write_text("\n".join(lines) + "\n")

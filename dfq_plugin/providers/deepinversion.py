@@ -25,7 +25,6 @@ Deviations from the released code:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -176,20 +175,19 @@ class DeepInversion(BatchNormProvider):
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
         if self.low_steps:
             _check_half_size(teacher, facts)
-        # Copied before the taps are on it: a copied hook would go on filling the teacher's list.
-        pristine = copy.deepcopy(teacher) if self.competition else teacher
-        like = next(teacher.parameters())
-        with tap_batchnorm(teacher, facts) as seen:
+        network = self.watched_copy(teacher, facts)
+        like = next(network.parameters())
+        with tap_batchnorm(network, facts) as seen:
 
             def start(batch: PixelBatch) -> PixelStart:
                 pixels = torch.randn((batch.size, *facts.input_shape), generator=batch.generator)
                 first = batch.index * self.batch_size
                 labels = balanced_labels(max(1, facts.num_classes), first, batch.size, request.seed)
                 own = labels.to(like.device)
-                return PixelStart(pixels, _Objective(self, batch.generator, teacher, seen, own, compete), labels)
+                return PixelStart(pixels, _Objective(self, batch.generator, network, seen, own, compete), labels)
 
             def compete(pixels: Tensor) -> nn.Module:
-                return quick_student(pristine, facts, self.student_bits, pixels)
+                return quick_student(teacher, facts, self.student_bits, pixels)
 
             result = optimise_pixels(self.pixel_settings(facts), request, like, start)
         labels = result.labels if self.classification_weight else None

@@ -76,9 +76,10 @@ class Genie(PixelProvider):
         return False
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
-        like = next(teacher.parameters())
+        watched = self.watched_copy(teacher, facts)
+        like = next(watched.parameters())
         settings = self.pixel_settings()
-        with tap_batchnorm(teacher, facts) as seen:
+        with tap_batchnorm(watched, facts) as seen:
 
             def prepare(batch: PixelBatch) -> Descent:
                 latents = torch.randn((batch.size, self.latent_size), generator=batch.generator)
@@ -94,10 +95,10 @@ class Genie(PixelProvider):
 
                 def objective(images: Tensor) -> Mapping[str, Tensor]:
                     if self.use_swing:
-                        with swing_convolutions(teacher, batch.generator):
-                            teacher(images)
+                        with swing_convolutions(watched, batch.generator):
+                            watched(images)
                     else:
-                        teacher(images)
+                        watched(images)
                     return {"batchnorm": deviation_loss(seen), "input": zeroq_loss([input_statistics(images)])}
 
                 return Descent(unknowns, objective)

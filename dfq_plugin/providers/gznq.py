@@ -65,8 +65,9 @@ class GZNQ(PixelProvider):
     )
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
-        like = next(teacher.parameters())
-        with tap_batchnorm(teacher, facts) as seen:
+        network = self.watched_copy(teacher, facts)
+        like = next(network.parameters())
+        with tap_batchnorm(network, facts) as seen:
 
             def start(batch: PixelBatch) -> PixelStart:
                 pixels = torch.randn((batch.size, *facts.input_shape), generator=batch.generator)
@@ -76,7 +77,7 @@ class GZNQ(PixelProvider):
 
                 def objective(pixels: Tensor) -> Mapping[str, Tensor]:
                     return {
-                        "classification": self.classification_weight * F.cross_entropy(teacher(pixels), own),
+                        "classification": self.classification_weight * F.cross_entropy(network(pixels), own),
                         "batchnorm": self.batchnorm_weight * batchnorm_loss(seen),
                     }
 

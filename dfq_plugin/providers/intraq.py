@@ -145,10 +145,11 @@ class IntraQ(PixelProvider):
             raise UnsupportedModelError(msg)
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
+        network = self.watched_copy(teacher, facts)
         with ExitStack() as stack:
-            seen = stack.enter_context(tap_batchnorm(teacher, facts))
-            features = stack.enter_context(pooled_features(teacher, facts)) if self.use_mdc else None
-            synthesis = _Synthesis(self, teacher, facts, seen, features)
+            seen = stack.enter_context(tap_batchnorm(network, facts))
+            features = stack.enter_context(pooled_features(network, facts)) if self.use_mdc else None
+            synthesis = _Synthesis(self, network, facts, seen, features)
             settings = replace(self.pixel_settings(), together=self.parallel_batches)
             finish = synthesis.finish if self.use_mdc else None
             result = optimise_pixels(settings, request, synthesis.like, synthesis.start, finish)
@@ -189,7 +190,7 @@ class _Synthesis:
                 terms["soft_inception"] = soft_inception_loss(logits, own, targets)
             if self._features is not None and centres is not None:
                 margins = self._settings.lambda_l, self._settings.lambda_u
-                terms["marginal_distance"] = marginal_distance_loss(self._features(), *centres, *margins)
+                terms["marginal_distance"] = marginal_distance_loss(self._features().to(self.like), *centres, *margins)
             return terms
 
         return PixelStart(pixels, objective, labels)

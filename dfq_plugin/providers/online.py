@@ -123,4 +123,4 @@ class OnlineProvider(BatchNormProvider):
             self.learning_rate,
             self.milestones,
         )
-        return GeneratorSource(method, teacher, facts, settings, seed)
+        return GeneratorSource(method, self.watched_copy(teacher, facts), facts, settings, seed)

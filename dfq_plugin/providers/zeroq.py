@@ -70,16 +70,17 @@ class ZeroQ(PixelProvider):
         return False
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
-        with tap_batchnorm(teacher, facts, per_image=True) as seen:
+        network = self.watched_copy(teacher, facts)
+        with tap_batchnorm(network, facts, per_image=True) as seen:
 
             def objective(pixels: Tensor) -> Mapping[str, Tensor]:
-                teacher(pixels)  # fills the list; the logits are not used by this method
+                network(pixels)  # fills the list; the logits are not used by this method
                 return {"input": zeroq_loss([input_statistics(pixels)]), "batchnorm": zeroq_loss(seen)}
 
             def start(batch: PixelBatch) -> PixelStart:
                 return PixelStart(self._draw((batch.size, *facts.input_shape), batch.generator), objective)
 
-            result = optimise_pixels(self.pixel_settings(), request, next(teacher.parameters()), start)
+            result = optimise_pixels(self.pixel_settings(), request, next(network.parameters()), start)
         return SyntheticSet(result.images, None, None, self.provenance(facts, request, curves=result.curves))
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dfq_plugin.errors import InputError, UnsupportedModelError
+from dfq_plugin.synthesis.folding import FoldedBatchNorm
 from dfq_plugin.teacher import ModelFacts
+
+_Layer = nn.modules.batchnorm._BatchNorm | FoldedBatchNorm  # noqa: SLF001 - the one base of all BatchNorm classes
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,10 @@ def tap_batchnorm(
 ) -> Iterator[list[BatchNormStatistics]]:
     """Watch the inputs of the teacher's BatchNorm layers; the hooks are gone when the block ends.
 
-    The layers are found by name, so that no convolution has to be paired with them, and the moments carry gradients
-    back to the teacher's input.
+    The layers are found by name, and the moments carry gradients back to the teacher's input.
 
     Args:
-        teacher: The network, in eval mode.
+        teacher: The network, in eval mode; of a ``folded_copy`` the entries are the same.
         facts: Its facts; ``batchnorm_layers`` names the layers.
         per_image: Take the moments over the space of each image instead of over batch and space.
 
@@ -87,9 +89,7 @@ def input_moments(inputs: Tensor, *, per_image: bool = False) -> tuple[Tensor, T
 class _Tap:
     """The hook of one layer."""
 
-    def __init__(
-        self, name: str, layer: nn.modules.batchnorm._BatchNorm, entries: list[BatchNormStatistics], *, per_image: bool
-    ) -> None:
+    def __init__(self, name: str, layer: _Layer, entries: list[BatchNormStatistics], *, per_image: bool) -> None:
         if layer.running_mean is None or layer.running_var is None:
             msg = (
                 f"BatchNorm layer '{name}' keeps no running statistics (track_running_stats=False) to compare with; "
@@ -102,6 +102,8 @@ class _Tap:
 
     def __call__(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         mean, variance = input_moments(inputs[0], per_image=self._per_image)
+        if isinstance(self.layer, FoldedBatchNorm):
+            mean, variance = self.layer.moments_before(mean, variance)
         count = inputs[0].numel() // mean.numel()
         stored = self._stored_mean, self._stored_variance
         self._entries.append(BatchNormStatistics(self._name, mean, variance, *stored, self.layer.eps, count))
@@ -115,13 +117,14 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:  # noqa: ANN401, FBT001 - autograd's own interface
-        if inputs.device.type != "cpu" or inputs.dtype not in (torch.float32, torch.float64):
-            variance, mean = torch.var_mean(_by_channel(inputs), dim=(2,) if per_image else (0, 2), correction=0)
+        if inputs.device.type != "cpu" or inputs.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+            wide = _by_channel(inputs).to(torch.promote_types(inputs.dtype, torch.float32))
+            variance, mean = torch.var_mean(wide, dim=(2,) if per_image else (0, 2), correction=0)
         elif per_image:
-            moments = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in inputs.split(1)]
+            moments = [_fused_moments(image) for image in inputs.split(1)]
             mean, variance = torch.stack([m for m, _ in moments]), torch.stack([v for _, v in moments])
         else:
-            mean, variance = torch.batch_norm_update_stats(inputs, None, None, 0.0)
+            mean, variance = _fused_moments(inputs)
         ctx.save_for_backward(inputs, mean)
         return mean, variance
 
@@ -133,19 +136,27 @@ class _Moments(torch.autograd.Function):
         slope = grad_variance * (2 / count)
         offset = grad_mean / count - slope * mean
         shape = (*(mean.shape if mean.ndim == 2 else (1, *mean.shape)), *(1,) * (inputs.ndim - 2))
-        return torch.addcmul(offset.view(shape), inputs, slope.view(shape)), None
+        return torch.addcmul(offset.view(shape).to(inputs), inputs, slope.view(shape).to(inputs)), None
+
+
+def _fused_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance by the pass that BatchNorm itself takes on a CPU; of bfloat16 in float32."""
+    if inputs.dtype != torch.bfloat16:
+        return torch.batch_norm_update_stats(inputs, None, None, 0.0)
+    wide = torch.zeros(inputs.shape[1])  # the kernel gives its results in the type of what it would update
+    return torch.batch_norm_update_stats(inputs, wide, wide.clone(), 0.0)
 
 
 def _by_channel(inputs: Tensor) -> Tensor:
     return inputs.flatten(2) if inputs.ndim > 2 else inputs.unsqueeze(2)
 
 
-def _find_layer(teacher: nn.Module, name: str) -> nn.modules.batchnorm._BatchNorm:
+def _find_layer(teacher: nn.Module, name: str) -> _Layer:
     try:
         layer = teacher.get_submodule(name)
     except AttributeError:
         layer = None
-    if not isinstance(layer, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the one base of all BatchNorm classes
+    if not isinstance(layer, _Layer):
         msg = f"{type(teacher).__name__} has no BatchNorm layer '{name}'; read the facts from this very network."
         raise InputError(msg)
     return layer

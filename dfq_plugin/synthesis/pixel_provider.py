@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import pydantic
+from torch import nn
 
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
-from dfq_plugin.providers.base import Provider
+from dfq_plugin.providers.base import Provider, cited
 from dfq_plugin.synthesis.descent import PixelSettings
+from dfq_plugin.synthesis.folding import computing_in_bfloat16, folded_copy
 from dfq_plugin.synthesis.schedules import reduce_on_plateau
 from dfq_plugin.teacher import ModelFacts
 
@@ -20,14 +24,26 @@ class BatchNormProvider(Provider):
         batch_size: Images optimised together.
     """
 
+    revision: ClassVar[int] = 2
+
     steps: int
     learning_rate: float
     batch_size: int
+    precision: Literal["float32", "bfloat16"] = cited(
+        "float32",
+        "papers",
+        "What the teacher computes in; bfloat16 is about twice as fast where the processor multiplies it.",
+    )
 
     @property
     def wants_classes(self) -> bool:
         """Whether the method needs a teacher that gives classes; not all do."""
         return True
+
+    def watched_copy(self, teacher: nn.Module, facts: ModelFacts) -> nn.Module:
+        """Copy a teacher for the steps of synthesis: frozen, cheap to run, and as good to watch as itself."""
+        copied = folded_copy(teacher, facts)
+        return computing_in_bfloat16(copied) if self.precision == "bfloat16" else copied
 
     def requires(self, facts: ModelFacts) -> None:
         if not facts.batchnorm_layers:

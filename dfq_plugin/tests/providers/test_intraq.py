@@ -251,7 +251,8 @@ class TestLocalObjectReinforcement:
         facts = read_facts(teacher, SHAPE)
 
         def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+            if inputs[0].requires_grad:
+                layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
 
         teacher.register_forward_pre_hook(look)
         IntraQ(steps=4, augment_probability=1.0)(teacher, facts, GenerationRequest(4, 0))
