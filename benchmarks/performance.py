@@ -54,7 +54,9 @@ TARGETS = {
     "plain / bfloat16": ">= 4.0 with AMX",
     "fine-tuning / training": "<= 1.6",
     "one process / two": ">= 1.7",
+    "most / fewest": "1",
 }
+UNITS = {"ms": "ms a step", "seconds": "s", "MB": "MB"}
 COMMAND = "python benchmarks/performance.py"
 Row = dict[str, Any]
 
@@ -73,6 +75,8 @@ def main() -> None:
         rows += list(scaling(arguments.steps, smoke=arguments.smoke))
     if "processes" in arguments.only:
         rows.append(processes(smoke=arguments.smoke))
+    if "memory" in arguments.only:
+        rows.append(memory(smoke=arguments.smoke))
     for row in rows:
         print(row, flush=True)
     if not arguments.smoke:
@@ -82,7 +86,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["synthesis", "finetuning", "scaling", "processes"]
+    parts = ["synthesis", "finetuning", "scaling", "processes", "memory"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="in each round")
@@ -274,6 +278,18 @@ def processes(*, smoke: bool) -> Row:
     return {"what": what, "seconds": took, "one process / two": round(one / two, 2)}
 
 
+def memory(*, smoke: bool) -> Row:
+    """The peak of memory for sets of several sizes, each made in a process of its own."""
+    counts = (4, 8) if smoke else (64, 1024, 5120)
+    peaks = {}
+    for count in counts:
+        command = [sys.executable, str(HERE / "peak_memory.py"), str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        peaks[count] = int(done.stdout.split()[-1])
+    growth = round(peaks[counts[-1]] / peaks[counts[0]], 2)
+    return {"what": "images at 224 made and kept, 32 at a time", "MB": peaks, "most / fewest": growth}
+
+
 def multiplications(network: nn.Module, side: int) -> int:
     """Multiply-accumulates of the convolutions for one image."""
     total = 0
@@ -305,11 +321,13 @@ def write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     lines += [f"{arguments.rounds} rounds of {arguments.steps} steps, {here}. Command: `{COMMAND}`.", ""]
     lines += ["| what | measured | ratio or exponent | target |", "|---|---|---|---|"]
     for row in rows:
-        measured = ", ".join(f"{key} {value}" for key, value in (row.get("ms") or row["seconds"]).items())
-        unit = "ms a step" if "ms" in row else "s"
+        unit = next(unit for unit in UNITS if unit in row)
+        measured = ", ".join(f"{key} {value}" for key, value in row[unit].items())
         for name in (*TARGETS, "exponent"):
             if name in row:
-                lines.append(f"| {row['what']} | {measured} {unit} | {name} {row[name]} | {TARGETS.get(name, '1')} |")
+                lines.append(
+                    f"| {row['what']} | {measured} {UNITS[unit]} | {name} {row[name]} | {TARGETS.get(name, '1')} |"
+                )
     PAGE.write_text("\n".join(lines) + "\n")
 
 

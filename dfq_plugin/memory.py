@@ -1,9 +1,12 @@
-"""What to do when memory runs out, said in the words of the config."""
+"""Memory: what to do when it runs out, said in the words of the config, and how freed memory goes back."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 from dfq_plugin.errors import MemoryLimitError
 
@@ -38,3 +41,21 @@ def memory_explained(stage: str) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, torch or onnxruntime means that memory could not be had."""
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in SIGNS)
+
+
+def give_back_freed_memory() -> None:
+    """Let the C library return what has been freed to the system.
+
+    glibc keeps freed blocks of up to 32 MB for itself, but cannot put the tensors of the next batch where they were, so
+    that a process grows with every batch it has made.
+    """
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Any:  # noqa: ANN401 - a function of the C library, or None where it is another one
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None

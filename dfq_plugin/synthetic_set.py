@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dfq_plugin import __version__
 from dfq_plugin.errors import ConfigError, InputError
+from dfq_plugin.room import all_finite
 from dfq_plugin.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _find_problem(found: SyntheticSet) -> str | None:
     images = found.images
     if images.ndim != 4 or images.dtype != torch.float32:
         return f"images of type {images.dtype} and shape {tuple(images.shape)}, expected float32 (N, C, H, W)"
-    if not torch.isfinite(images).all():
+    if not all_finite(images):
         return "images with values that are not finite"
     for name, values in (("labels", found.labels), ("soft_labels", found.soft_labels)):
         if values is not None and len(values) != len(images):

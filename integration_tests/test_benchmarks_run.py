@@ -13,5 +13,13 @@ def test_performance_gives_every_ratio() -> None:
     command = [sys.executable, str(BENCHMARKS / "performance.py"), "--smoke", "--rounds", "1", "--steps", "1"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-2000:]
-    for ratio in ("ours / floor", "plain / ours", "fine-tuning / training", "exponent", "one process / two"):
+    for ratio in (
+        "ours / floor",
+        "plain / ours",
+        "plain / bfloat16",
+        "fine-tuning / training",
+        "exponent",
+        "one process / two",
+        "most / fewest",
+    ):
         assert f"'{ratio}': " in found.stdout

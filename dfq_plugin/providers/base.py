@@ -21,6 +21,7 @@ from dfq_plugin.batches import BatchSource
 from dfq_plugin.errors import ConfigError, DivergedError, ProviderContractError
 from dfq_plugin.finite import first_broken_layer
 from dfq_plugin.network_state import Snapshot, frozen, untouched_random_state
+from dfq_plugin.room import all_finite
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet, describe_run
 from dfq_plugin.teacher import ModelFacts
 
@@ -234,6 +235,6 @@ def _find_tensor_problem(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dt
         return f"of type {tensor.dtype}, expected {dtype}"
     if tensor.requires_grad or tensor.device.type != "cpu":
         return f"on device '{tensor.device}' with requires_grad={tensor.requires_grad}, expected detached on the CPU"
-    if not torch.isfinite(tensor).all():
+    if not all_finite(tensor):
         return "with values that are not finite"
     return None

@@ -23,6 +23,7 @@ from torch import nn
 from dfq_plugin.progress import track
 from dfq_plugin.providers.base import GenerationRequest, Provider, cited
 from dfq_plugin.providers.registry import register_provider
+from dfq_plugin.room import room_for_images
 from dfq_plugin.synthesis.fractals import draw_fractal_image
 from dfq_plugin.synthesis.pixels import batch_generator
 from dfq_plugin.synthetic_set import SyntheticSet
@@ -52,19 +53,17 @@ class Fractal(Provider):
     )
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:  # noqa: ARG002
-        images = torch.stack(
-            [
-                draw_fractal_image(
-                    facts.input_shape,
-                    max_fractals=self.max_fractals,
-                    points_per_pixel=self.points_per_pixel,
-                    generator=batch_generator(request.seed, index),
-                )
-                for index in track(range(request.num_samples), f"Drawing {request.num_samples} images (fractal)")
-            ]
-        )
         mean, std = (
             torch.tensor(default if known is None else known).view(-1, 1, 1)
             for known, default in ((facts.mean, [GREY]), (facts.std, [SPREAD]))
         )
-        return SyntheticSet((images - mean) / std, None, None, self.provenance(facts, request))
+        images = room_for_images((request.num_samples, *facts.input_shape), request.checkpoint_folder)
+        for index in track(range(request.num_samples), f"Drawing {request.num_samples} images (fractal)"):
+            drawn = draw_fractal_image(
+                facts.input_shape,
+                max_fractals=self.max_fractals,
+                points_per_pixel=self.points_per_pixel,
+                generator=batch_generator(request.seed, index),
+            )
+            images[index] = (drawn - mean) / std
+        return SyntheticSet(images, None, None, self.provenance(facts, request))

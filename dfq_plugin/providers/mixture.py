@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.providers.base import GenerationRequest, Phase, Provider, cited
 from dfq_plugin.providers.registry import build_provider, register_provider
+from dfq_plugin.room import room_for_images
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts
 
@@ -83,9 +84,15 @@ class Mixture(Provider):
         return [phase for provider, own in self._shares(request) for phase in provider.phases(facts, own)]
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
-        made = [provider(teacher, facts, own) for provider, own in self._shares(request)]
+        images = room_for_images((request.num_samples, *facts.input_shape), request.checkpoint_folder)
+        made, filled = [], 0
+        for provider, own in self._shares(request):
+            one = provider(teacher, facts, own)
+            place = images[filled : filled + len(one)].copy_(one.images)
+            made.append(replace(one, images=place))
+            filled += len(one)
         return SyntheticSet(
-            torch.cat([one.images for one in made]),
+            images,
             _join(made, lambda one: one.labels),
             _join(made, lambda one: one.soft_labels),
             self.provenance(facts, request, parts=[_describe(one) for one in made]),

@@ -13,6 +13,7 @@ from torch import nn
 
 from dfq_plugin.providers.base import GenerationRequest, Provider, cited
 from dfq_plugin.providers.registry import register_provider
+from dfq_plugin.room import room_for_images
 from dfq_plugin.synthetic_set import SyntheticSet
 from dfq_plugin.teacher import ModelFacts
 
@@ -33,9 +34,9 @@ class Noise(Provider):
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:  # noqa: ARG002
         random = torch.Generator().manual_seed(request.seed)
-        shape = (request.num_samples, *facts.input_shape)
+        images = room_for_images((request.num_samples, *facts.input_shape), request.checkpoint_folder)
         if self.distribution == "gaussian":
-            images = torch.randn(shape, generator=random)
+            images.normal_(generator=random)
         else:
-            images = (torch.rand(shape, generator=random) * 2.0 - 1.0) * UNIT_VARIANCE_BOUND
+            images.uniform_(generator=random).mul_(2.0).sub_(1.0).mul_(UNIT_VARIANCE_BOUND)
         return SyntheticSet(images, labels=None, soft_labels=None, provenance=self.provenance(facts, request))

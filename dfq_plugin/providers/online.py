@@ -103,7 +103,7 @@ class OnlineProvider(BatchNormProvider):
                     kept = under("source", source.state_dict()) | under("student", student.state_dict())
                     store.save(0, kept)
         logger.info("%s: %d images after %d steps", self.name, request.num_samples, source.steps)
-        drawn = source.draw(request.num_samples)
+        drawn = source.draw(request.num_samples, request.checkpoint_folder)
         provenance = self.provenance(facts, request, curves=curves_of([source.history()]))
         return SyntheticSet(drawn.images, drawn.labels, drawn.soft_labels, provenance)
 

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from dfq_plugin.batches import Batch
 from dfq_plugin.errors import DivergedError
 from dfq_plugin.progress import track
+from dfq_plugin.room import room_for_images
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.teacher import ModelFacts
 from dfq_plugin.training_state import load_optimizer_state, optimizer_state, part, under
@@ -135,16 +137,24 @@ class GeneratorSource:
         return Batch(batch.images.detach(), batch.labels, batch.soft_labels)
 
     @torch.no_grad()
-    def draw(self, count: int) -> Batch:
-        """Give ``count`` images, on the CPU, from the generator as it is; it does not learn from them."""
+    def draw(self, count: int, folder: Path | None = None) -> Batch:
+        """Give images, on the CPU, from the generator as it is; it does not learn from them.
+
+        Args:
+            count: How many.
+            folder: Where a large number of them may lie.
+        """
         size = self._settings.batch_size
-        parts = [self._method.draw(size, self._random) for _ in range(math.ceil(count / size))]
-        images, labels, soft_labels = (
-            [tensor.cpu() for tensor in tensors if tensor is not None]
-            for tensors in zip(*((batch.images, batch.labels, batch.soft_labels) for batch in parts), strict=True)
-        )
+        images = room_for_images((count, *self._facts.input_shape), folder)
+        labels: list[Tensor] = []
+        soft_labels: list[Tensor] = []
+        for start in range(0, count, size):
+            batch = self._method.draw(size, self._random)
+            images[start : start + size] = batch.images[: count - start].cpu()
+            labels += [] if batch.labels is None else [batch.labels.cpu()]
+            soft_labels += [] if batch.soft_labels is None else [batch.soft_labels.cpu()]
         return Batch(
-            torch.cat(images)[:count].float(),
+            images,
             torch.cat(labels)[:count] if labels else None,
             torch.cat(soft_labels)[:count] if soft_labels else None,
         )

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from dfq_plugin.batch_store import BatchStore
+from dfq_plugin.memory import give_back_freed_memory
 from dfq_plugin.processes import processes
 from dfq_plugin.progress import track
 from dfq_plugin.providers.base import GenerationRequest
+from dfq_plugin.room import room_for_images
 from dfq_plugin.synthesis.curves import curves_of
 from dfq_plugin.synthesis.descent import (
     IMAGES,
@@ -102,7 +104,7 @@ def optimise_batches(
     crew, count = processes(), math.ceil(request.num_samples / settings.batch_size)
     together = count if finish is None else settings.together
     own = sum(crew.takes(index) for index in range(count))
-    result = _Growing(request.num_samples)
+    result = _Growing(request)
     with track(own * settings.steps, f"Optimising {request.num_samples} images ({settings.provider})") as bar:
         maker = _Maker(settings, request, prepare, bar.advance)
         for begin in range(0, count, together):
@@ -142,6 +144,7 @@ class _Maker:
         batch = PixelBatch(index, size, batch_generator(request.seed, index))
         tensors = descend(settings, batch, self._prepare(batch), self._advance)
         self._store.save(index, tensors)
+        give_back_freed_memory()
         return tensors
 
 
@@ -154,8 +157,8 @@ def batch_generator(seed: int, index: int) -> torch.Generator:
 class _Growing:
     """The result as it grows; the images lie in one place from the beginning, so that they are never there twice."""
 
-    def __init__(self, count: int) -> None:
-        self._count, self._filled = count, 0
+    def __init__(self, request: GenerationRequest) -> None:
+        self._request, self._filled = request, 0
         self._images = torch.empty(0)
         self._labels: list[Tensor] = []
         self._history: list[dict[str, Tensor]] = []
@@ -163,7 +166,8 @@ class _Growing:
     def add(self, batch: Mapping[str, Tensor]) -> None:
         images = batch[IMAGES]
         if not self._filled:
-            self._images = images.new_empty((self._count, *images.shape[1:]))
+            shape = (self._request.num_samples, *images.shape[1:])
+            self._images = room_for_images(shape, self._request.checkpoint_folder)
         self._images[self._filled : self._filled + len(images)] = images
         self._filled += len(images)
         self._labels += [batch[LABELS]] if LABELS in batch else []

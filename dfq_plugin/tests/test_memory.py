@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dfq_plugin import memory
+from dfq_plugin.errors import MemoryLimitError
+from dfq_plugin.memory import give_back_freed_memory, is_out_of_memory, memory_explained
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_library() -> Iterator[None]:
+    memory._trim.cache_clear()
+    yield
+    memory._trim.cache_clear()
+
+
+def anonymous() -> int:
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def test_freed_memory_goes_back_to_the_system() -> None:
+    blocks = [torch.ones(MEGABYTE // 64) for _ in range(64 * 32)]  # 64 KB each, from the heap; 128 MB together
+    pins = blocks[::64]  # what lies behind them keeps the library from giving anything back by itself
+    before = anonymous()
+    del blocks
+    give_back_freed_memory()
+    assert len(pins) == 32
+    assert anonymous() < before - 64 * MEGABYTE
+
+
+def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def has_none(_name: object) -> object:
+        return object()
+
+    monkeypatch.setattr(ctypes, "CDLL", has_none)
+    give_back_freed_memory()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"), RuntimeError("std::bad_alloc")]
+)
+def test_running_out_is_told_with_the_stage_and_the_way_out(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    message = r"stage 'synthesize'.*Lower calibration\.params\.batch_size"
+    with pytest.raises(MemoryLimitError, match=message), memory_explained("synthesize"):
+        raise error
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), memory_explained("synthesize"):
+        raise RuntimeError("shapes do not fit")  # noqa: EM101
