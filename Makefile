@@ -17,9 +17,11 @@ check: $(READY)  ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# The tests' tensors are tiny: one thread each is faster than two that wait for each other.
+# The tests' tensors are tiny: two processes of one thread each are faster than threads that wait for each other. The
+# tests of a file stay together, since they share what they have made; those that measure time have the machine alone.
 test: $(READY)  ## unit and integration tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile -m "not alone"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m alone
 
 docs: $(READY)  ## the site, in docs/_build; a warning is an error
 	$(PYTHON) docs/reference.py

@@ -20,6 +20,7 @@ DISTRIBUTED = ["accelerate>=1,<2"]
 DOCS = ["sphinx>=8.1,<10", "myst-parser>=4,<6", "furo>=2024.8,<2027"]
 TEST = [
     "pytest>=9,<10",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "psutil>=6,<8",
     "openvino>=2026,<2027",

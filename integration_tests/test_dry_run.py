@@ -40,6 +40,7 @@ def ask(script: str, path: Path, cache: Path) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("kernels")
 def test_estimate_is_right_within_a_factor_of_two(job: dict[str, Any], tmp_path: Path) -> None:
     job["calibration"] = {"provider": "zeroq", "num_samples": 48, "params": {"steps": 100, "batch_size": 32}}

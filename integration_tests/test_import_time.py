@@ -24,6 +24,7 @@ def run(script: str) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("script", "limit_s"), [("import dfq_plugin", 0.5), (HELP, 1.0)], ids=["import", "help"])
 def test_is_quick(script: str, limit_s: float) -> None:
     run(script)  # fills the caches of the interpreter and of the file system
