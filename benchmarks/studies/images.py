@@ -40,6 +40,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "intraq_without_mdc": ("intraq", {"use_mdc": False}),
     "intraq_with_rotation": ("intraq", {"rotation": 15.0}),
     "intraq_without_flip": ("intraq", {"use_flip": False}),
+    "intraq_in_bfloat16": ("intraq", {"precision": "bfloat16"}),
     "adadfq": ("adadfq", {}),
     "genie": ("genie", {}),
     "real": ("folder", {}),
