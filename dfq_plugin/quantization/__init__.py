@@ -64,11 +64,7 @@ def quantize(
             activations is zero on all of them.
         UnsupportedModelError: the network has nothing that can be quantized.
     """
-    weight = next(teacher.parameters(), None)
-    if weight is None:
-        msg = f"{type(teacher).__name__} has no weights, so there is nothing to quantize."
-        raise UnsupportedModelError(msg)
-    device = weight.device
+    device = _device_of(teacher)
     if not synthetic.informative:
         settings = _without_images(settings, synthetic.provenance.provider)
     ensure_extension("cuda" if device.type == "cuda" else "cpu")
@@ -78,36 +74,48 @@ def quantize(
     moments = batchnorm_moments(teacher, example, graph)
     if settings.equalization:
         moments = equalize_all(network, graph, moments)
-    dataset = synthetic.to_nncf(batch_size=settings.batch_size, device=device)
-    channels, height, width = synthetic.images.shape[1:]
-
-    def finish(hooked: nn.Module, step: LowBitStep) -> Student:
-        student = step.student(hooked.requires_grad_(requires_grad=False), (channels, height, width))
-        if synthetic.pixel_range is not None:
-            _cover_pixels(student, synthetic.pixel_range)
-        student.snap_biases()
-        return student
-
     with untouched_random_state(teacher), torch.no_grad():
         hooked, step = run_pipeline(
             network,
             graph,
-            dataset,
+            synthetic.to_nncf(batch_size=settings.batch_size, device=device),
             settings,
             target_device,
             moments=moments,
-            finish=finish,
+            finish=lambda hooked, step: _finished(hooked, step, synthetic),
             train=train,
             checkpoint=checkpoint,
         )
     # A student that was trained has been finished before: its ranges are what it has learned.
-    student = finish(hooked, step) if train is None else step.student(hooked, (channels, height, width))
+    student = _finished(hooked, step, synthetic) if train is None else step.student(hooked, _shape_of(synthetic))
     student.calibrated_on = synthetic.origin()
     if broken := broken_tensors(student.network):
         msg = f"Quantizing gave numbers that are not finite, in {listed(broken)}; check the images, or lower the rates "
         msg += "in quantize.reconstruction."
         raise InputError(msg)
     logger.info("Bit plan:\n%s", summarise(student.plan))
+    return student
+
+
+def _device_of(teacher: nn.Module) -> torch.device:
+    weight = next(teacher.parameters(), None)
+    if weight is None:
+        msg = f"{type(teacher).__name__} has no weights, so there is nothing to quantize."
+        raise UnsupportedModelError(msg)
+    return weight.device
+
+
+def _shape_of(synthetic: SyntheticSet) -> tuple[int, int, int]:
+    channels, height, width = synthetic.images.shape[1:]
+    return channels, height, width
+
+
+def _finished(hooked: nn.Module, step: LowBitStep, synthetic: SyntheticSet) -> Student:
+    """The student as calibration leaves it: untrained, its input ready for real pixels, its biases on the grid."""
+    student = step.student(hooked.requires_grad_(requires_grad=False), _shape_of(synthetic))
+    if synthetic.pixel_range is not None:
+        _cover_pixels(student, synthetic.pixel_range)
+    student.snap_biases()
     return student
 
 
