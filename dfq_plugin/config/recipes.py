@@ -1,4 +1,4 @@
-"""Recipes: what to choose, for the bits that are asked for, where the config says nothing.
+"""Recipes: what to choose, for the bits and the images, where the config says nothing.
 
 A recipe only fills in: whatever a file or the command line says wins, setting by setting. What each costs and gives is
 measured in ``docs/recipes.md``.
@@ -10,6 +10,7 @@ from typing import Any
 
 from dfq_plugin.config.statements import Statements, flatten
 
+LARGE_SIDE = 64  # pixels; of an image with a longer side each step of reconstruction costs too much on a CPU
 EIGHT = 8  # at eight bits rounding to the right neighbour is enough; below, it has to be learned
 
 # Half of the images come from the method that suits the network, half are fractals: what the one kind lacks the other
@@ -33,6 +34,17 @@ _LOW_BITS: dict[str, dict[str, Any]] = {
         "finetune": {"epochs": 100, "batch_size": 64},
     },
 }
+# Rounding by second moments costs two passes over the images, and on fractals gives more than reconstruction in the
+# same time; so does a little fine-tuning afterwards.
+_BY_MOMENTS: dict[str, Any] = {
+    "calibration": {"num_samples": 256, "provider": "fractal", "params": {}},
+    "quantize": {"rounding": "gptq"},
+}
+_LOW_BITS_LARGE_IMAGES: dict[str, dict[str, Any]] = {
+    "fast": _FAST,
+    "balanced": _BY_MOMENTS,
+    "best": _BY_MOMENTS | {"finetune": {"epochs": 20, "batch_size": 32}},
+}
 
 
 def apply_recipe(to: Statements) -> None:
@@ -45,7 +57,9 @@ def apply_recipe(to: Statements) -> None:
     recipe, weight_bits = to.value("recipe"), to.value("quantize", "weight_bits")
     activation_bits = to.value("quantize", "activation_bits")
     low = any(isinstance(bits, int) and bits < EIGHT for bits in (weight_bits, activation_bits))
-    table = _LOW_BITS if low else _EIGHT_BITS
+    sides = to.value("input_shape")
+    large = isinstance(sides, list | tuple) and any(isinstance(side, int) and side > LARGE_SIDE for side in sides[1:])
+    table = (_LOW_BITS_LARGE_IMAGES if large else _LOW_BITS) if low else _EIGHT_BITS
     if not isinstance(recipe, str) or recipe not in table:
         return
     method = [("calibration", "provider"), ("calibration", "params")]  # belong together: all of it, or nothing

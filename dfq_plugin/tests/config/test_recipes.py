@@ -13,8 +13,8 @@ RECIPES = ("fast", "balanced", "best")
 
 
 def config(recipe: str | None, *overrides: str, **sections: Any) -> Config:
-    said = {} if recipe is None else {"recipe": recipe}
-    return load_config({"model": {"source": "timm:any"}, "input_shape": [3, 8, 8], **said, **sections}, overrides)
+    said = {"input_shape": [3, 8, 8], **({} if recipe is None else {"recipe": recipe})}
+    return load_config({"model": {"source": "timm:any"}, **said, **sections}, overrides)
 
 
 def low(recipe: str, **sections: Any) -> Config:
@@ -41,6 +41,22 @@ def test_better_recipes_do_more_and_low_bits_more_than_eight() -> None:
 def test_one_kind_of_low_bits_is_enough(kind: str) -> None:
     assert config("balanced", quantize={kind: 5}) != config("balanced", quantize={kind: 8})
     assert config("balanced", quantize={kind: 5}).quantize.reconstruction.steps > 0
+
+
+@pytest.mark.parametrize(("shape", "large"), [([3, 64, 64], False), ([3, 65, 8], True), ([3, 8, 224], True)])
+@pytest.mark.parametrize("recipe", ["balanced", "best"])
+def test_low_bits_of_large_images_are_rounded_by_moments(recipe: str, shape: list[int], large: bool) -> None:
+    found = config(recipe, input_shape=shape, quantize={"weight_bits": 4})
+    assert (found.quantize.rounding == "gptq") == large
+    assert (found.quantize.reconstruction.steps == 0) == large
+    assert found.calibration.provider == ("fractal" if large else "mixture")
+    assert (found.finetune.epochs > 0) == (recipe == "best")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_eight_bits_are_the_same_for_images_of_any_size(recipe: str) -> None:
+    small, large = (config(recipe, input_shape=[3, side, side]) for side in (32, 224))
+    assert large.model_copy(update={"input_shape": small.input_shape}) == small
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
