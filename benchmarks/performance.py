@@ -72,7 +72,7 @@ def main() -> None:
         side, batch = (8, 4) if arguments.smoke else (32, 64)
         rows.append(finetuning(side, batch, arguments.rounds, arguments.steps))
     if "scaling" in arguments.only:
-        rows += list(scaling(arguments.steps, smoke=arguments.smoke))
+        rows += list(scaling(max(1, arguments.steps // 2), smoke=arguments.smoke))
     if "processes" in arguments.only:
         rows.append(processes(smoke=arguments.smoke))
     if "memory" in arguments.only:
