@@ -1,7 +1,7 @@
 """Cost of synthesis and of fine-tuning as ratios to what no loop can do without; written to ``docs/performance.md``.
 
     python benchmarks/performance.py                 # half an hour on two cores
-    python benchmarks/performance.py --only synthesis --rounds 5
+    python benchmarks/performance.py --only synthesis --rounds 5      # the other rows of the page stay
     python benchmarks/performance.py --smoke         # tiny sizes: whether it runs at all; nothing is written
 
 Random weights with the BatchNorm statistics of random images: speed depends on neither. What is compared alternates
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
 import statistics
@@ -22,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ sys.path.insert(0, str(HERE))
 
 import cifar_networks
 from export_networks import images, set_statistics
+from plain_loop import plain
 
 import dfq_plugin as dfq
 from dfq_plugin.batches import FixedBatches
@@ -44,6 +45,8 @@ from dfq_plugin.finetuning.loop import make_optimizer
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 
 PAGE = HERE.parent / "docs" / "performance.md"
+RESULTS = HERE / "results" / "performance.jsonl"
+REMARKS = HERE / "performance_remarks.md"
 SIZES = [("resnet18", 224, 8), ("resnet18", 224, 32), ("resnet20", 32, 256), ("mobilenet_v2", 224, 8)]
 SMOKE_SIZES = [("resnet20", 8, 4)]
 COUNTS, SIDES = (64, 128, 256, 512, 1024), (64, 96, 128, 160, 224)
@@ -80,7 +83,7 @@ def main() -> None:
     for row in rows:
         print(row, flush=True)
     if not arguments.smoke:
-        write(rows, arguments)
+        write(keep(rows))
 
 
 def parse() -> argparse.Namespace:
@@ -152,55 +155,6 @@ def floor(network: nn.Module, side: int, batch: int, steps: int) -> Callable[[],
             torch.autograd.grad(frozen(pixels).square().mean(), pixels)
 
     return run
-
-
-def plain(network: nn.Module, side: int, batch: int, steps: int) -> Callable[[], None]:
-    """The loop of the paper as it is told."""
-    trainable = copy.deepcopy(network).eval().requires_grad_(requires_grad=True)
-    pixels = images(side, batch).requires_grad_()
-    labels, optimizer = torch.randint(10, (batch,)), torch.optim.Adam([pixels], lr=0.5)
-
-    def run() -> None:
-        with statistics_of(trainable) as gaps:
-            for step in range(steps):
-                gaps.clear()
-                seen = torch.cat([cropped(image) for image in pixels.split(1)]) if step % 2 else pixels
-                own = trainable(seen).softmax(dim=1).gather(1, labels.unsqueeze(1))
-                loss = torch.stack(gaps).mean() + (own - 1).square().mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        trainable.zero_grad()
-
-    return run
-
-
-@contextmanager
-def statistics_of(network: nn.Module) -> Iterator[list[Tensor]]:
-    """The distance of the moments at every BatchNorm layer from the stored ones, while the block runs."""
-    gaps: list[Tensor] = []
-
-    def compare(layer: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401 - a BatchNorm layer
-        mean, variance = inputs[0].mean(dim=(0, 2, 3)), inputs[0].var(dim=(0, 2, 3), correction=0)
-        gaps.append((mean - layer.running_mean).square().mean() + (variance - layer.running_var).square().mean())
-
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    handles = [layer.register_forward_pre_hook(compare) for layer in layers]
-    try:
-        yield gaps
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def cropped(image: Tensor) -> Tensor:
-    """A random part of an image, at least half of its area, at the size of the whole."""
-    height, width = image.shape[2:]
-    share = math.sqrt(0.5 + 0.5 * torch.rand(()).item())
-    tall, wide = max(1, round(height * share)), max(1, round(width * share))
-    top, left = (int(torch.randint(room + 1, ())) for room in (height - tall, width - wide))
-    part = image[:, :, top : top + tall, left : left + wide]
-    return F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def finetuning(side: int, batch: int, rounds: int, steps: int) -> Row:
@@ -314,11 +268,20 @@ def grown(what: str, sizes: Sequence[int], times: Sequence[float]) -> Row:
     return {"what": f"time over {what}", "seconds": points, "exponent": round(slope, 2)}
 
 
-def write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+def keep(rows: Sequence[Row]) -> list[Row]:
+    """Put rows beside those of earlier runs, in place of their own earlier ones; the result is all there are."""
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    fresh = {row["what"]: json.loads(json.dumps(row)) for row in rows}  # keys as they come back from the file
+    everything = {row["what"]: row for row in known} | fresh
+    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in everything.values()))
+    return list(everything.values())
+
+
+def write(rows: Sequence[Row]) -> None:
     """The page, with what was to be reached beside what was."""
     lines = ["# Performance", "", __doc__.split("\n\n")[2].replace("\n", " "), ""]
     here = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-    lines += [f"{arguments.rounds} rounds of {arguments.steps} steps, {here}. Command: `{COMMAND}`.", ""]
+    lines += [f"{here}, nothing else running. Command: `{COMMAND}`.", ""]
     lines += ["| what | measured | ratio or exponent | target |", "|---|---|---|---|"]
     for row in rows:
         unit = next(unit for unit in UNITS if unit in row)
@@ -328,7 +291,7 @@ def write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
                 lines.append(
                     f"| {row['what']} | {measured} {UNITS[unit]} | {name} {row[name]} | {TARGETS.get(name, '1')} |"
                 )
-    PAGE.write_text("\n".join(lines) + "\n")
+    PAGE.write_text("\n".join([*lines, "", REMARKS.read_text().strip()]) + "\n")
 
 
 if __name__ == "__main__":
