@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 MAX_LISTED = 5
+PART = 64  # images, or whatever the first axis counts, that are looked at together
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether every value is finite, looked at in parts, so that a large set needs little memory beside it."""
+    return all(bool(torch.isfinite(part).all()) for part in (values.split(PART) if values.ndim else [values]))
 
 
 def broken_tensors(network: nn.Module) -> list[str]:
@@ -79,4 +85,4 @@ def _norms(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
 
 
 def _is_finite(tensor: object) -> bool:
-    return not isinstance(tensor, Tensor) or not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    return not isinstance(tensor, Tensor) or not tensor.is_floating_point() or all_finite(tensor)

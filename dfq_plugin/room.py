@@ -14,7 +14,6 @@ from torch import Tensor
 
 LARGE = 2**28  # bytes from which on a set lies in a file; what is smaller does no harm in memory
 FLOAT_BYTES = 4
-PART = 64  # images that are looked at together
 HAS_RESERVATION = hasattr(os, "posix_fallocate")
 
 logger = logging.getLogger("nncf.dfq_plugin.synthesize")
@@ -46,8 +45,3 @@ def room_for_images(shape: Sequence[int], folder: Path | None) -> Tensor:
     except OSError as error:
         logger.debug("The images are made in memory: %s", error)
         return torch.empty(tuple(shape))
-
-
-def all_finite(values: Tensor) -> bool:
-    """Whether every value is finite, looked at in parts, so that a large set needs little memory beside it."""
-    return all(bool(torch.isfinite(part).all()) for part in (values.split(PART) if values.ndim else [values]))

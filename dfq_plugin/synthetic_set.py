@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dfq_plugin import __version__
 from dfq_plugin.errors import ConfigError, InputError
-from dfq_plugin.room import all_finite
+from dfq_plugin.finite import all_finite
 from dfq_plugin.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:

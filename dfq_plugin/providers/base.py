@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from dfq_plugin.batches import BatchSource
 from dfq_plugin.errors import ConfigError, DivergedError, ProviderContractError
-from dfq_plugin.finite import first_broken_layer
+from dfq_plugin.finite import all_finite, first_broken_layer
 from dfq_plugin.network_state import Snapshot, frozen, untouched_random_state
-from dfq_plugin.room import all_finite
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet, describe_run
 from dfq_plugin.teacher import ModelFacts
 

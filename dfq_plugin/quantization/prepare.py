@@ -16,6 +16,7 @@ import torch
 from nncf.common.graph import NNCFNode
 from torch import Tensor, nn
 
+from dfq_plugin.folding import affine_of, fused
 from dfq_plugin.quantization.decompose import COMPOUND
 from dfq_plugin.quantization.nncf_graph import Body, OperatorGraph
 
@@ -60,12 +61,12 @@ def _fold(body: Body, graph: OperatorGraph, batchnorm: NNCFNode, runs: Counter[s
     layer, norm = body.get_submodule(layer_name), body.get_submodule(norm_name)
     if not isinstance(norm, _BatchNorm) or weight != f"{layer_name}.weight":
         return False
-    affine, rest = _affine(norm), _rest(norm, graph.output_shape(batchnorm))
+    affine, rest = affine_of(norm), _rest(norm, graph.output_shape(batchnorm))
     if affine is None or rest is None:
         return False
     if isinstance(layer, _Convolution) or (isinstance(layer, nn.Linear) and _is_matrix(graph, batchnorm)):
         transposed = source.node_type.startswith("conv_transpose")
-        layer.weight, layer.bias = _fused(layer, *affine, transposed=transposed)
+        layer.weight, layer.bias = fused(layer, *affine, transposed=transposed)
         body.set_submodule(norm_name, rest)
         body.folded[scope_of(norm_name)] = scope_of(layer_name)
         return True
@@ -104,7 +105,7 @@ def _make_depthwise(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNod
     norm = network.get_submodule(name) if name else None
     if not isinstance(norm, nn.BatchNorm2d):
         return
-    affine, rest = _affine(norm), _rest(norm, graph.output_shape(batchnorm))
+    affine, rest = affine_of(norm), _rest(norm, graph.output_shape(batchnorm))
     if affine is None or rest is None:
         return
     factor, shift = affine
@@ -116,39 +117,9 @@ def _make_depthwise(network: nn.Module, graph: OperatorGraph, batchnorm: NNCFNod
     network.set_submodule(name, layer.eval().requires_grad_(requires_grad=False))
 
 
-def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor] | None:
-    """What a BatchNorm in eval mode multiplies by and adds, both (channels,) float64; None without statistics."""
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        return None
-    with torch.no_grad():
-        factor = (variance.double() + norm.eps).rsqrt()
-        shift = -mean.double() * factor
-        if norm.affine:
-            factor, shift = factor * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
-        return factor, shift
-
-
 def _is_matrix(graph: OperatorGraph, node: NNCFNode) -> bool:
     """Whether an operator gives (N, channels): of (N, L, channels) BatchNorm would normalise the L."""
     return len(graph.output_shape(node)) == 2
-
-
-def _fused(
-    layer: _Convolution | nn.Linear, factor: Tensor, shift: Tensor, *, transposed: bool
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias that do what the layer and ``factor * x + shift``, both (channels,), after it did."""
-    with torch.no_grad():
-        weight = layer.weight.double()
-        if transposed:  # (in, out / groups, ...), where the channels of a group share no weight with another's
-            groups = len(factor) // weight.shape[1]
-            scale = factor.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
-            weight = (weight.reshape(groups, -1, *weight.shape[1:]) * scale).reshape(weight.shape)
-        else:
-            weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-        bias = shift if layer.bias is None else shift + layer.bias.double() * factor
-        dtype = layer.weight.dtype
-    return nn.Parameter(weight.to(dtype), requires_grad=False), nn.Parameter(bias.to(dtype), requires_grad=False)
 
 
 def scope_of(module: str) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dfq_plugin.folding import affine_of, fused
 from dfq_plugin.network_state import HOOK_TABLES, untouched_random_state
 from dfq_plugin.teacher import ModelFacts
 
@@ -190,14 +191,12 @@ def _fold(network: nn.Module, pair: _Pair) -> FoldedBatchNorm | None:
     layer, norm = pair.convolution.layer, pair.norm.layer
     if not isinstance(layer, _Convolution) or not isinstance(norm, _BatchNorm) or layer.transposed:
         return None
-    affine = _affine(norm)
+    affine = _told_back(norm)
     if affine is None or "weight" not in layer._parameters:  # noqa: SLF001 - the weight may be computed each time
         return None
-    scale, shift = affine
     weight, bias = layer.weight, layer.bias
-    layer.weight = _frozen(weight * scale.view(-1, *(1,) * (weight.ndim - 1)))
-    layer.bias = _frozen(shift if bias is None else bias * scale + shift)
-    folded = FoldedBatchNorm(norm, scale, shift)
+    layer.weight, layer.bias = fused(layer, *affine, transposed=False)
+    folded = FoldedBatchNorm(norm, *(values.to(weight) for values in affine))
     again, wanted = folded(layer(pair.convolution.input)), pair.norm.copy
     if not torch.allclose(again, wanted, rtol=CLOSE, atol=CLOSE * float(wanted.std())):
         layer.weight, layer.bias = weight, bias
@@ -209,21 +208,11 @@ def _fold(network: nn.Module, pair: _Pair) -> FoldedBatchNorm | None:
     return folded
 
 
-def _affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift that a layer in eval mode applies, (C,); None where they cannot be taken back exactly."""
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
+def _told_back(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift that a layer in eval mode applies, (C,) float64; None where they cannot be taken back exactly."""
+    if norm.affine and bool((norm.weight.abs() <= SMALLEST_SCALE * norm.bias.abs()).any()):
         return None
-    scale, shift = torch.rsqrt(variance + norm.eps), torch.zeros_like(mean)
-    if norm.affine:
-        scale, shift = scale * norm.weight, norm.bias
-        if bool((norm.weight.abs() <= SMALLEST_SCALE * shift.abs()).any()):
-            return None
-    return scale, shift - mean * scale
-
-
-def _frozen(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values, requires_grad=False)
+    return affine_of(norm)
 
 
 def _settle(network: nn.Module, folded: Sequence[FoldedBatchNorm], images: Tensor) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.finite import broken_tensors, first_broken_layer, listed, silent_channels
+from dfq_plugin.finite import all_finite, broken_tensors, first_broken_layer, listed, silent_channels
 from dfq_plugin.network_state import Snapshot
 from dfq_plugin.testing import tiny_teacher
 
@@ -74,3 +74,17 @@ def test_images_and_operators_without_a_layer_are_told_apart() -> None:
 def test_long_lists_are_cut() -> None:
     assert listed([str(number) for number in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
     assert listed(["a", "b"]) == "a, b"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, 63, 64, 199])
+def test_one_broken_value_is_found_wherever_it_is(value: float, at: int) -> None:
+    values = torch.zeros(200, 2)
+    assert all_finite(values)
+    values[at, 1] = value
+    assert not all_finite(values)
+
+
+def test_single_numbers_are_looked_at() -> None:
+    assert all_finite(torch.tensor(1.0))
+    assert not all_finite(torch.tensor(float("nan")))

@@ -80,17 +80,3 @@ def test_set_is_the_same_wherever_it_lies(name: str, tmp_path: Path, monkeypatch
     found = provider(teacher, facts, GenerationRequest(6, 0, tmp_path))
     assert mapped(tmp_path)
     assert torch.equal(found.images, expected.images)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("at", [0, 63, 64, 199])
-def test_one_broken_value_is_found_wherever_it_is(value: float, at: int) -> None:
-    values = torch.zeros(200, 2)
-    assert room.all_finite(values)
-    values[at, 1] = value
-    assert not room.all_finite(values)
-
-
-def test_single_numbers_are_looked_at() -> None:
-    assert room.all_finite(torch.tensor(1.0))
-    assert not room.all_finite(torch.tensor(float("nan")))

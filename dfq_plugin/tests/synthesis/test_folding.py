@@ -143,7 +143,7 @@ def dead(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
 FOLDED: dict[str, Callable[[], nn.Module]] = {
     "plain": Network,
     "without bias": lambda: Network(conv(bias=False)),
-    "grouped": lambda: Network(conv(3, 4, groups=1)),
+    "grouped": lambda: Network(nn.Sequential(conv(3, 4), conv(4, 4, groups=2))),
     "without affine": lambda: Network(layer=norm(nn.BatchNorm2d(4, affine=False))),
     "with an activation in it": lambda: Network(layer=norm(Activated())),
     "then written over": WritesOver,
