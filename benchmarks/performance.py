@@ -83,7 +83,7 @@ def main() -> None:
     for row in rows:
         print(row, flush=True)
     if not arguments.smoke:
-        write(keep(rows))
+        write(keep(rows, arguments))
 
 
 def parse() -> argparse.Namespace:
@@ -268,10 +268,14 @@ def grown(what: str, sizes: Sequence[int], times: Sequence[float]) -> Row:
     return {"what": f"time over {what}", "seconds": points, "exponent": round(slope, 2)}
 
 
-def keep(rows: Sequence[Row]) -> list[Row]:
-    """Put rows beside those of earlier runs, in place of their own earlier ones; the result is all there are."""
+def keep(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Row]:
+    """Put rows, with what they were measured on, in place of their earlier ones; the result is all there are."""
+    here = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    on = f"{here}, {arguments.rounds} rounds of {arguments.steps} steps"
     known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    fresh = {row["what"]: json.loads(json.dumps(row)) for row in rows}  # keys as they come back from the file
+    fresh = {
+        row["what"]: json.loads(json.dumps({**row, "on": on})) for row in rows
+    }  # keys as they come back from the file
     everything = {row["what"]: row for row in known} | fresh
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in everything.values()))
     return list(everything.values())
@@ -280,8 +284,7 @@ def keep(rows: Sequence[Row]) -> list[Row]:
 def write(rows: Sequence[Row]) -> None:
     """The page, with what was to be reached beside what was."""
     lines = ["# Performance", "", __doc__.split("\n\n")[2].replace("\n", " "), ""]
-    here = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-    lines += [f"{here}, nothing else running. Command: `{COMMAND}`.", ""]
+    lines += [f"Command: `{COMMAND}`. Measured on: {'; '.join(sorted({row['on'] for row in rows}))}.", ""]
     lines += ["| what | measured | ratio or exponent | target |", "|---|---|---|---|"]
     for row in rows:
         unit = next(unit for unit in UNITS if unit in row)
