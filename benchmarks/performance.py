@@ -18,9 +18,11 @@ import copy
 import json
 import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +37,7 @@ sys.path.insert(0, str(HERE))
 
 import cifar_networks
 from export_networks import images, set_statistics
+from performance_page import Row, keep, write
 from plain_loop import plain
 
 import dfq_plugin as dfq
@@ -44,24 +47,10 @@ from dfq_plugin.finetuning import FinetuneHooks
 from dfq_plugin.finetuning.loop import make_optimizer
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 
-PAGE = HERE.parent / "docs" / "performance.md"
-RESULTS = HERE / "results" / "performance.jsonl"
-REMARKS = HERE / "performance_remarks.md"
 SIZES = [("resnet18", 224, 8), ("resnet18", 224, 32), ("resnet20", 32, 256), ("mobilenet_v2", 224, 8)]
 SMOKE_SIZES = [("resnet20", 8, 4)]
 COUNTS, SIDES = (64, 128, 256, 512, 1024), (64, 96, 128, 160, 224)
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")
-TARGETS = {
-    "ours / floor": "<= 1.15",
-    "plain / ours": ">= 2.0",
-    "plain / bfloat16": ">= 4.0 with AMX",
-    "fine-tuning / training": "<= 1.6",
-    "one process / two": ">= 1.7",
-    "most / fewest": "1",
-}
-UNITS = {"ms": "ms a step", "seconds": "s", "MB": "MB"}
-COMMAND = "python benchmarks/performance.py"
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -75,21 +64,23 @@ def main() -> None:
         side, batch = (8, 4) if arguments.smoke else (32, 64)
         rows.append(finetuning(side, batch, arguments.rounds, arguments.steps))
     if "scaling" in arguments.only:
-        rows += list(scaling(max(1, arguments.steps // 2), smoke=arguments.smoke))
+        rows += list(scaling(max(4, arguments.steps // 2), smoke=arguments.smoke))
     if "processes" in arguments.only:
         rows.append(processes(smoke=arguments.smoke))
     if "memory" in arguments.only:
         rows.append(memory(smoke=arguments.smoke))
+    if "job" in arguments.only:
+        rows.append(job(smoke=arguments.smoke))
     for row in rows:
         print(row, flush=True)
     if not arguments.smoke:
-        write(keep(rows, arguments))
+        write(keep(rows, arguments.rounds, arguments.steps), __doc__.split("\n\n")[2].replace("\n", " "))
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["synthesis", "finetuning", "scaling", "processes", "memory"]
+    parts = ["synthesis", "finetuning", "scaling", "processes", "memory", "job"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="in each round")
@@ -193,7 +184,7 @@ def finetuning(side: int, batch: int, rounds: int, steps: int) -> Row:
 
 
 def scaling(steps: int, *, smoke: bool) -> Iterator[Row]:
-    """How the time of synthesis grows: the exponent of a power law through the points."""
+    """How the time of a step of synthesis grows: the exponent of a power law through the points."""
     counts, sides, depths = (4, 8), (8, 16), ()
     if not smoke:
         counts, sides, depths = COUNTS, SIDES, DEPTHS
@@ -209,12 +200,18 @@ def scaling(steps: int, *, smoke: bool) -> Iterator[Row]:
 
 
 def seconds(network: nn.Module, side: int, count: int, steps: int) -> float:
-    """The median time of a generation, in batches of at most 64."""
-    params = {"steps": steps, "batch_size": min(count, 64)}
-    make = lambda: dfq.generate(  # noqa: E731 - timed as one way of several
-        network, provider="intraq", input_shape=(3, side, side), num_samples=count, params=params, cache=False
-    )
-    return alternate({"ours": make}, 3)["ours"]
+    """The median time of one step of all images, in batches of at most 64; what a generation costs besides is left out.
+
+    The difference between a generation of few steps and one of more.
+    """
+
+    def make(steps: int) -> Callable[[], object]:
+        params = {"steps": steps, "batch_size": min(count, 64)}
+        asked: dict[str, Any] = {"input_shape": (3, side, side), "num_samples": count, "params": params}
+        return lambda: dfq.generate(network, provider="intraq", cache=False, **asked)
+
+    took = alternate({"few": make(steps), "more": make(3 * steps)}, 3)
+    return (took["more"] - took["few"]) / (2 * steps)
 
 
 def processes(*, smoke: bool) -> Row:
@@ -244,6 +241,24 @@ def memory(*, smoke: bool) -> Row:
     return {"what": "images at 224 made and kept, 32 at a time", "MB": peaks, "most / fewest": growth}
 
 
+def job(*, smoke: bool) -> Row:
+    """Minutes and the peak of memory of a whole job, from float weights to the proven file, in a process of its own."""
+    network, side = ("cifar_networks:resnet20", 32) if smoke else ("networks:efficientnet_lite0", 224)
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"model": {"source": f"python:{network}"}, "input_shape": [3, side, side], "recipe": "balanced"}
+        more = {"calibration": {"num_samples": 4}} if smoke else {}
+        Path(folder, "job.json").write_text(json.dumps({**config, **more, "output_dir": f"{folder}/out"}))
+        paths = os.pathsep.join([str(HERE), str(HERE.parent / "examples"), os.environ.get("PYTHONPATH", "")])
+        around = {**os.environ, "DFQ_CACHE_DIR": f"{folder}/cache", "PYTHONPATH": paths}
+        command = [sys.executable, "-m", "dfq_plugin", "run", f"{folder}/job.json"]
+        start = time.perf_counter()
+        subprocess.run(command, env=around, capture_output=True, check=True)  # noqa: S603
+        minutes = (time.perf_counter() - start) / 60
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    what = f"whole job, {network.split(':')[1]} W8A8, recipe balanced"
+    return {"what": what, "minutes": round(minutes, 1), "GB": round(peak, 2)}
+
+
 def multiplications(network: nn.Module, side: int) -> int:
     """Multiply-accumulates of the convolutions for one image."""
     total = 0
@@ -264,37 +279,8 @@ def grown(what: str, sizes: Sequence[int], times: Sequence[float]) -> Row:
     """The slope of the logarithm of the time over that of the size, by least squares."""
     x, y = ([math.log(value) for value in values] for values in (sizes, times))
     slope = statistics.linear_regression(x, y).slope
-    points = dict(zip(sizes, (round(value, 2) for value in times), strict=True))
-    return {"what": f"time over {what}", "seconds": points, "exponent": round(slope, 2)}
-
-
-def keep(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Row]:
-    """Put rows, with what they were measured on, in place of their earlier ones; the result is all there are."""
-    here = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-    on = f"{here}, {arguments.rounds} rounds of {arguments.steps} steps"
-    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    fresh = {
-        row["what"]: json.loads(json.dumps({**row, "on": on})) for row in rows
-    }  # keys as they come back from the file
-    everything = {row["what"]: row for row in known} | fresh
-    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in everything.values()))
-    return list(everything.values())
-
-
-def write(rows: Sequence[Row]) -> None:
-    """The page, with what was to be reached beside what was."""
-    lines = ["# Performance", "", __doc__.split("\n\n")[2].replace("\n", " "), ""]
-    lines += [f"Command: `{COMMAND}`. Measured on: {'; '.join(sorted({row['on'] for row in rows}))}.", ""]
-    lines += ["| what | measured | ratio or exponent | target |", "|---|---|---|---|"]
-    for row in rows:
-        unit = next(unit for unit in UNITS if unit in row)
-        measured = ", ".join(f"{key} {value}" for key, value in row[unit].items())
-        for name in (*TARGETS, "exponent"):
-            if name in row:
-                lines.append(
-                    f"| {row['what']} | {measured} {UNITS[unit]} | {name} {row[name]} | {TARGETS.get(name, '1')} |"
-                )
-    PAGE.write_text("\n".join([*lines, "", REMARKS.read_text().strip()]) + "\n")
+    points = dict(zip(sizes, (round(value, 4) for value in times), strict=True))
+    return {"what": f"time of a step over {what}", "seconds": points, "exponent": round(slope, 2)}
 
 
 if __name__ == "__main__":

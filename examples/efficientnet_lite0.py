@@ -35,7 +35,7 @@ CONFIG = {
     "calibration": {
         "provider": "intraq",
         "num_samples": 8 if SMOKE else 64,
-        "params": {"steps": 4 if SMOKE else 100, "batch_size": 8 if SMOKE else 64, "learning_rate": 0.1},
+        "params": {"steps": 4 if SMOKE else 50, "batch_size": 8 if SMOKE else 32, "learning_rate": 0.2},
     },
     "validate": {"images": f"folder:{PHOTOS}"},
     "output_dir": str(OUTPUT),

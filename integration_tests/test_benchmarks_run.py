@@ -21,5 +21,7 @@ def test_performance_gives_every_ratio() -> None:
         "exponent",
         "one process / two",
         "most / fewest",
+        "minutes",
+        "GB",
     ):
         assert f"'{ratio}': " in found.stdout

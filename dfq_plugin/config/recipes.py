@@ -13,15 +13,24 @@ from dfq_plugin.config.statements import Statements, flatten
 LARGE_SIDE = 64  # pixels; of an image with a longer side each step of reconstruction costs too much on a CPU
 EIGHT = 8  # at eight bits rounding to the right neighbour is enough; below, it has to be learned
 
+
 # Half of the images come from the method that suits the network, half are fractals: what the one kind lacks the other
 # has. The steps are for a CPU; the methods' own defaults are those of papers, made for a GPU and hours.
-_METHOD = {"provider": "auto", "params": {"prefer": "speed", "steps": 200, "learning_rate": 0.1, "batch_size": 64}}
-_SYNTHESIS: dict[str, Any] = {"provider": "mixture", "params": {"parts": [_METHOD, {"provider": "fractal"}]}}
+def _mixture(steps: int, learning_rate: float, batch_size: int) -> dict[str, Any]:
+    params = {"prefer": "speed", "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size}
+    return {
+        "provider": "mixture",
+        "params": {"parts": [{"provider": "auto", "params": params}, {"provider": "fractal"}]},
+    }
+
+
+_SYNTHESIS = _mixture(steps=200, learning_rate=0.1, batch_size=64)
+_BRIEF_SYNTHESIS = _mixture(steps=80, learning_rate=0.2, batch_size=32)  # enough to find ranges of eight bits
 
 _FAST: dict[str, Any] = {"calibration": {"provider": "none", "num_samples": 16}}
 _EIGHT_BITS: dict[str, dict[str, Any]] = {
     "fast": _FAST,
-    "balanced": {"calibration": {"num_samples": 64} | _SYNTHESIS},
+    "balanced": {"calibration": {"num_samples": 64} | _BRIEF_SYNTHESIS},
     "best": {"calibration": {"num_samples": 512} | _SYNTHESIS, "quantize": {"reconstruction": {"steps": 300}}},
 }
 _LOW_BITS: dict[str, dict[str, Any]] = {
