@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dfq_plugin.report import Report
-from dfq_plugin.report.markdown import count_bits, render_markdown
+from dfq_plugin.report.markdown import count_bits, quality_rows, render_markdown
 from dfq_plugin.tests.report.samples import full_report
 
 
@@ -41,3 +41,9 @@ def test_lists_float_operators_with_their_reasons() -> None:
 
 def test_bits_are_counted_by_kind_and_applied_bits() -> None:
     assert count_bits(full_report()) == [(("activation", 4), 1), (("weight", 4), 1), (("weight", 8), 1)]
+
+
+def test_float_network_has_no_row_without_labels_to_judge_it_by() -> None:
+    report = full_report(accuracy={"teacher": None, "student": None, "onnx": None})
+    assert quality_rows(report)[0]["name"] == "Data-free student (PyTorch)"
+    assert quality_rows(full_report())[0]["name"] == "Float"
