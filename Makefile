@@ -4,7 +4,10 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 FUZZ_SECONDS := 60
 
-.PHONY: demo digits test check docs format audit fuzz kills soak clean
+LOWEST := $(VENV)-lowest
+LOWEST_PYTHON := python3
+
+.PHONY: demo digits test check docs format audit lowest fuzz kills soak clean
 
 demo: $(READY)  ## EfficientNet-Lite0 from trained weights to a proven integer ONNX file, without data
 	$(PYTHON) examples/efficientnet_lite0.py
@@ -31,6 +34,12 @@ audit: $(READY)  ## known weaknesses of what is installed; says so when the list
 	$(PYTHON) -m pip install --quiet --editable ".[audit]"
 	$(PYTHON) .ci/audit.py
 
+lowest: $(READY)  ## the tests with the oldest versions that setup.py allows; LOWEST_PYTHON=python3.10 for the oldest Python
+	$(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(PYTHON) -m pip install --quiet --editable ".[lowest]"
+	$(PYTHON) -m uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[test]"
+	DFQ_EXTENSION_DIR=$(abspath $(LOWEST))/extension OMP_NUM_THREADS=1 $(abspath $(LOWEST))/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not alone"
+
 fuzz: $(READY)  ## every reader of files, FUZZ_SECONDS each; a finding stops it and leaves its input in crash-*
 	$(PYTHON) -m pip install --quiet --editable ".[fuzz]"
 	for target in config legacy tensors model; do \
@@ -54,4 +63,4 @@ $(READY): setup.py
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

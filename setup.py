@@ -69,6 +69,7 @@ setup(
         "distributed": DISTRIBUTED,
         "docs": DOCS,
         "audit": ["pip-audit>=2.9,<3"],
+        "lowest": ["uv>=0.5,<1"],
         "fuzz": ["atheris>=3,<4"],
         "test": [*TEST, *VISION, *REPORT, *DISTRIBUTED, *DOCS],
     },
