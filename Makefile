@@ -1,4 +1,4 @@
-# Every target does all its own set-up, once, into .venv. A fresh machine needs Python 3.10+ with venv, make and a C++ compiler.
+# Every target does all its own set-up, once, into .venv. A fresh machine needs Python 3.11+ with venv, make and a C++ compiler.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -34,7 +34,7 @@ audit: $(READY)  ## known weaknesses of what is installed; says so when the list
 	$(PYTHON) -m pip install --quiet --editable ".[audit]"
 	$(PYTHON) .ci/audit.py
 
-lowest: $(READY)  ## the tests with the oldest versions that setup.py allows; LOWEST_PYTHON=python3.10 for the oldest Python
+lowest: $(READY)  ## the tests with the oldest versions that setup.py allows; LOWEST_PYTHON=python3.11 for the oldest Python
 	$(LOWEST_PYTHON) -m venv $(LOWEST)
 	$(PYTHON) -m pip install --quiet --editable ".[lowest]"
 	$(PYTHON) -m uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[test]"

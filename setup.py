@@ -15,8 +15,8 @@ if VERSION is None:
 
 # Lower bounds are what the code needs; upper ones end before the next version that may break it by its own rules.
 VISION = ["torchvision>=0.26,<1", "timm>=1.0,<2"]
-REPORT = ["matplotlib>=3.9,<4", "jinja2>=3.1,<4"]
-DISTRIBUTED = ["accelerate>=1,<2"]
+REPORT = ["matplotlib>=3.10.8,<4", "jinja2>=3.1,<4"]
+DISTRIBUTED = ["accelerate>=1.8,<2"]
 DOCS = ["sphinx>=8.1,<10", "myst-parser>=4,<6", "furo>=2024.8,<2027"]
 TEST = [
     "pytest>=9,<10",
@@ -42,21 +42,21 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["dfq_plugin*"], exclude=["dfq_plugin.tests*"]),
     package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2", "*.css"]},
     install_requires=[
         "nncf>=3.4,<4",
         "torch>=2.11,<3",
         "safetensors>=0.5,<1",
-        "pydantic>=2.7,<3",
-        "typer>=0.15,<1",
+        "pydantic>=2.9,<3",
+        "typer>=0.26,<1",
         "rich>=13,<16",
         "onnx>=1.20,<2",
-        "onnx-ir>=0.1.13,<2",
-        "onnxscript>=0.5,<1",
-        "onnxruntime>=1.23,<2",
-        "json5>=0.9,<1",
+        "onnx-ir>=0.1.16,<2",
+        "onnxscript>=0.6.2,<1",
+        "onnxruntime>=1.24.1,<2",
+        "json5>=0.10,<1",
         "numpy>=1.26,<3",
         "ninja>=1.11,<2",
         "filelock>=3.12,<5",

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -217,6 +217,6 @@ def describe_run(provider: str, settings: dict[str, Any], seed: int, teacher: st
         seed: What the random numbers started from.
         teacher: Digest of the teacher.
     """
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     versions = {"dfq-plugin": __version__, "torch": str(torch.__version__), "nncf": version("nncf")}
     return Provenance(provider, settings, seed, teacher, versions, now)

@@ -23,8 +23,8 @@ from integration_tests.tiny_run import ROOT, command, environment, fingerprint, 
 
 IMAGES = {"provider": "intraq", "num_samples": 20, "params": {"steps": 20, "batch_size": 4, "parallel_batches": 2}}
 # Plain gradient descent moves in proportion to the gradients, so a student tells how they were averaged; Adam divides
-# each by its own size, and makes a difference in the last bit of a small one as large as any. Batches of three are shared
-# unequally.
+# each by its own size, and makes a difference in the last bit of a small one as large as any. Batches of three are
+# shared unequally.
 LEARNING = {"epochs": 1, "batch_size": 3, "optimizer": "sgd", "lr": 0.01}
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],

@@ -30,7 +30,7 @@ def lower_activation(surgeon: Surgeon, marker: ir.Node) -> None:
         raise ExportError(msg)
     grid = np.float32(step.item()), int(zero.item())
     bounds = attribute(marker, "low"), min(attribute(marker, "high"), UINT8_MAX)
-    scale = surgeon.constant(f"{layer}_step", scalar(grid[0], np.float32))
+    scale = surgeon.constant(f"{layer}_step", scalar(float(grid[0]), np.float32))
     zero_point = surgeon.constant(f"{layer}_zero", scalar(grid[1], np.uint8))
     numbers = array_of(source)
     if numbers is not None:

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _load_built(folder: Path, load: Callable[[Path], None]) -> Path | None:
 
 def _build_and_note(folder: Path, build: Callable[[Path], Path], tools: BuildTools) -> Path:
     logger.info("Building NNCF's quantization kernels (once, about a minute) in %s", folder)
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     _write_json(_note(folder), {"pid": os.getpid(), "host": socket.gethostname(), "started": date})
     try:

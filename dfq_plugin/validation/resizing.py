@@ -36,7 +36,7 @@ def resize_nearest(
         ratios = [np.float32(count) / np.float32(size) for count, size in zip(counts, images.shape, strict=True)]
     for axis, (count, ratio) in enumerate(zip(counts, ratios, strict=True)):
         size = images.shape[axis]
-        if (count, ratio) != (size, 1):
+        if count != size or float(ratio) != 1.0:
             places = _coordinates(rule, size, count, ratio)
             if places is None:
                 return None

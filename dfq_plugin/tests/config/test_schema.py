@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, get_origin
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -170,8 +170,8 @@ def test_config_can_be_built_in_python() -> None:
 
 
 def sections() -> Sequence[type[BaseModel]]:
-    kinds = [Config, Note, *(field.annotation for field in Config.model_fields.values())]
-    found = [kind for kind in kinds if isinstance(kind, type) and get_origin(kind) is None]  # 3.10: list[int] is a type
+    found: list[type[BaseModel]] = [Config, Note]
+    found += [kind for f in Config.model_fields.values() if isinstance(kind := f.annotation, type)]
     return [model for model in found if issubclass(model, Settings)] + [IgnoredScopes]
 
 

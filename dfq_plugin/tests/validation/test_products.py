@@ -14,7 +14,7 @@ from dfq_plugin.validation.products import Accumulator, convolve, multiply
 
 
 def accumulator(totals: list[float], step: float = 0.5) -> Accumulator:
-    return Accumulator(np.array(totals), np.float32(step))
+    return Accumulator(np.array(totals), np.array(step, np.float32))
 
 
 def conv(images: Codes, weight: Codes, addend: Codes | None = None, **changes: Any) -> Accumulator:
@@ -57,7 +57,7 @@ class TestRequantize:
         assert summed.to_float().dtype == np.float32
 
     def test_bias_joins_the_exact_sum(self) -> None:
-        summed = Accumulator(np.array([[2.0**24, 1.0]]), ONE).plus(bias([1, -3]))
+        summed = Accumulator(np.array([[2.0**24, 1.0]]), np.asarray(ONE)).plus(bias([1, -3]))
         assert summed.total.tolist() == [[2**24 + 1, -2]]
 
 
