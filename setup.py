@@ -55,7 +55,7 @@ setup(
         "onnx>=1.20,<2",
         "onnx-ir>=0.1.16,<2",
         "onnxscript>=0.6.2,<1",
-        "onnxruntime>=1.24.1,<2",
+        "onnxruntime>=1.30,<2",
         "json5>=0.10,<1",
         "numpy>=1.26,<3",
         "ninja>=1.11,<2",
