@@ -25,6 +25,7 @@ TARGETS = {
     "GB": "<= 3",
 }
 UNITS = {"ms": "ms a step", "seconds": "s", "MB": "MB"}
+GROWTH = "time of a step over "
 COMMAND = "python benchmarks/performance.py"
 Row = dict[str, Any]
 
@@ -54,7 +55,7 @@ def write(rows: Sequence[Row], method: str) -> None:
         for name, target in TARGETS.items():
             if name in row:
                 lines.append(f"| {row['what']} | {_measured(row)} | {name} {row[name]} | {target} |")
-    grown = [row for row in rows if "exponent" in row]
+    grown = [row for row in rows if row["what"].startswith(GROWTH)]
     if grown:
         plot(grown)
         lines += ["", f"![Time over the amount of work, on logarithmic axes]({PLOT.name})"]
@@ -82,7 +83,7 @@ def plot(rows: Sequence[Row]) -> None:
         most = max(points)
         axis.loglog(list(points), list(points.values()), marker="o", label=f"measured, exponent {row['exponent']}")
         axis.loglog(list(points), [points[most] * size / most for size in points], "--", color="gray", label="linear")
-        axis.set(xlabel=row["what"].removeprefix("time of a step over "), ylabel="seconds a step")
+        axis.set(xlabel=row["what"].removeprefix(GROWTH), ylabel="seconds a step")
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize="x-small")
