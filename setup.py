@@ -13,7 +13,7 @@ if VERSION is None:
     msg = "dfq_plugin/__init__.py does not define __version__."
     raise RuntimeError(msg)
 
-# Lower bounds are what the code needs; upper ones end before the next version that may break it by its own rules.
+# Lower bounds are tried by `make lowest`; upper ones end before the next version that may break it by its own rules.
 VISION = ["torchvision>=0.26,<1", "timm>=1.0,<2"]
 REPORT = ["matplotlib>=3.10.8,<4", "jinja2>=3.1,<4"]
 DISTRIBUTED = ["accelerate>=1.8,<2"]

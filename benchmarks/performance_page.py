@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from studies.tables import table_of
 
 HERE = Path(__file__).parent
 PAGE, PLOT = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "performance_growth.svg"
@@ -50,11 +51,13 @@ def write(rows: Sequence[Row], method: str) -> None:
     """
     lines = ["# Performance", "", method, ""]
     lines += [f"Command: `{COMMAND}`. Measured on: {'; '.join(sorted({row['on'] for row in rows}))}.", ""]
-    lines += ["| what | measured | ratio or exponent | target |", "|---|---|---|---|"]
-    for row in rows:
-        for name, target in TARGETS.items():
-            if name in row:
-                lines.append(f"| {row['what']} | {_measured(row)} | {name} {row[name]} | {target} |")
+    cells = [
+        (row["what"], _measured(row), f"{name} {row[name]}", target)
+        for row in rows
+        for name, target in TARGETS.items()
+        if name in row
+    ]
+    lines += [table_of(["what", "measured", "ratio or exponent", "target"], cells)]
     grown = [row for row in rows if row["what"].startswith(GROWTH)]
     if grown:
         plot(grown)
