@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COUNT, RANK = "WORLD_SIZE", "RANK"  # set by torchrun, which accelerate launch runs underneath
 # One process may reconstruct for hours while the others wait; a dead one is noticed at once.
 PATIENCE = timedelta(days=7)
+MEETING = timedelta(minutes=10)  # for all to have started; one that looks in the wrong place would wait for ever
 
 _current: ContextVar[Processes | None] = ContextVar("dfq_plugin_processes", default=None)
 KEPT = "Finished batches and epochs are kept: run the same command again."
@@ -164,7 +165,7 @@ def joined() -> Iterator[Processes]:
 
     Raises:
         ConfigError: there are several, and ``accelerate`` is not installed.
-        ProcessLostError: one of them has ended.
+        ProcessLostError: one of them has ended, or they do not find each other.
     """
     if launched() == 1:
         yield ALONE
@@ -177,12 +178,32 @@ def joined() -> Iterator[Processes]:
         raise ConfigError(msg) from error
     with ExitStack() as stack:
         stack.enter_context(_stopping_explained())
+        _connect()
         with _loss_explained():
             state = PartialState(cpu=True, timeout=PATIENCE)
         crew = Processes(state.process_index, state.num_processes)
         if not crew.is_main:
             stack.enter_context(_quiet())
         yield crew
+
+
+def _connect() -> None:
+    """Find the other processes where the launcher says that they meet; accelerate goes on with what is connected."""
+    import torch  # noqa: PLC0415
+    from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415
+
+    if torch.distributed.is_initialized():
+        return
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=MEETING))
+    except (RuntimeError, ValueError) as error:
+        place = ":".join(os.environ.get(name, f"(no {name})") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        msg = f"The {launched()} processes of this job did not meet at {place} "
+        msg += f"({str(error).splitlines()[0]}). Start it by accelerate launch or torchrun, and see that this machine "
+        msg += "reaches that address."
+        raise ProcessLostError(msg) from error
+    with _loss_explained():
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import signal
+import socket
 from collections.abc import Mapping
+from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
@@ -122,3 +124,23 @@ def test_part_of_a_batch_takes_its_labels_along() -> None:
     found: Mapping[str, Any] = vars(part)
     assert found["labels"].tolist() == [5, 6]
     assert Batch(torch.arange(3.0)).part(0, 1).labels is None
+
+
+def test_a_meeting_where_nobody_comes_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:  # a port that is taken and does not listen
+        nobody.bind(("127.0.0.1", 0))
+        port = str(nobody.getsockname()[1])
+        for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(module, "MEETING", timedelta(seconds=1))
+        found = rf"2 processes of this job did not meet at 127.0.0.1:{port} \(.+\)\. Start it by"
+        with pytest.raises(ProcessLostError, match=found), joined():
+            pass
+
+
+def test_a_launcher_that_names_no_place_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ProcessLostError, match=r"did not meet at \(no MASTER_ADDR\):\(no MASTER_PORT\)"), joined():
+        pass
