@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -25,19 +25,21 @@ class Batch:
         images: (N, C, H, W) float32, normalised as the teacher expects its input.
         labels: (N,) int64, or None.
         soft_labels: (N, num_classes) probabilities, or None.
+        places: (N,) int64, where each image stands in a set of images that come again exactly as they are, so that what
+            the teacher says of it can be kept; None where none does.
     """
 
     images: Tensor
     labels: Tensor | None = None
     soft_labels: Tensor | None = None
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def part(self, start: int, stop: int) -> Batch:
         """The images from ``start`` up to ``stop``, with what is known about them."""
-        labels, soft_labels = (None if t is None else t[start:stop] for t in (self.labels, self.soft_labels))
-        return Batch(self.images[start:stop], labels, soft_labels)
+        return self._mapped(lambda tensor: tensor[start:stop])
 
     @property
     def targets(self) -> Tensor:
@@ -57,8 +59,15 @@ class Batch:
 
     def to(self, like: Tensor) -> Batch:
         """The same batch on the device of ``like``."""
-        labels, soft_labels = (None if t is None else t.to(like.device) for t in (self.labels, self.soft_labels))
-        return Batch(self.images.to(like.device), labels, soft_labels)
+        return self._mapped(lambda tensor: tensor.to(like.device))
+
+    def at(self, places: Tensor) -> Batch:
+        """The images at ``places``, (M,) int64, with what is known about them."""
+        return self._mapped(lambda tensor: tensor[places])
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        known = (self.labels, self.soft_labels, self.places)
+        return Batch(change(self.images), *(None if tensor is None else change(tensor) for tensor in known))
 
 
 class BatchSource(Protocol):
@@ -112,7 +121,8 @@ class FixedBatches:
         if not len(synthetic):
             msg = "The synthetic set holds no image to learn from; generate one with num_samples of at least 1."
             raise InputError(msg)
-        self._all = Batch(synthetic.images, synthetic.labels, synthetic.soft_labels)
+        places = None if augment else torch.arange(len(synthetic))
+        self._all = Batch(synthetic.images, synthetic.labels, synthetic.soft_labels, places)
         self._batch_size, self._augment = batch_size, augment
         self._random = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.int64)
@@ -132,8 +142,7 @@ class FixedBatches:
             self._position = 0
         chosen = self._order[self._position * self._batch_size :][: self._batch_size]
         self._position += 1
-        labels, soft_labels = (None if t is None else t[chosen] for t in (self._all.labels, self._all.soft_labels))
-        batch = Batch(self._all.images[chosen], labels, soft_labels)
+        batch = self._all.at(chosen)
         return replace(batch, images=move(batch.images, self._random)) if self._augment else batch
 
     def curves(self) -> Mapping[str, tuple[float, ...]]:

@@ -77,7 +77,11 @@ class FinetuneSettings(Settings):
     train_batchnorm: bool = Field(
         default=False, description="Train scale and shift of BatchNorm layers that were not folded."
     )
-    augment: bool = Field(default=True, description="Shift the images by up to a tenth and mirror half of them.")
+    augment: bool = Field(
+        default=True,
+        description="Shift the images by up to a tenth and mirror half of them; without it the teacher is asked about "
+        "each image once.",
+    )
     seed: Seed = Field(default=0, description="Seed of the order and the shifts of the images.")
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from dfq_plugin.batches import Batch, BatchSource
 from dfq_plugin.config import FinetuneSettings
 from dfq_plugin.errors import InputError
+from dfq_plugin.finetuning.answers import Answers
 from dfq_plugin.finetuning.calibration import following_ranges, following_weights
 from dfq_plugin.finetuning.features import Outputs, compared_layers
 from dfq_plugin.finetuning.lean import lean_quantizers
@@ -74,6 +76,7 @@ class FinetuneHooks:
         self._counted = 0
         self._curves: dict[str, list[float]] = {}
         self._compared: tuple[Outputs, Outputs] = [], []
+        self._answers = Answers(teacher, keep=not self._compares_features)
         self._open = ExitStack()
 
     def __enter__(self) -> FinetuneHooks:
@@ -98,7 +101,7 @@ class FinetuneHooks:
         if settings.weight_range == "min_max":
             self._open.enter_context(following_weights(self._student))
         try:
-            if {"feature", "attention"} & settings.loss_weights.keys():
+            if self._compares_features:
                 layers = compared_layers(self._teacher, self._student, settings.feature_layers)
                 self._compared = self._open.enter_context(layers)
             self._source.prepare(self._student)
@@ -142,10 +145,10 @@ class FinetuneHooks:
             InputError: it is not finite, or needs labels that the batch does not have.
         """
         batch = batch.to(next(self._student.parameters()))
-        images = batch.images.contiguous(memory_format=torch.channels_last)  # the layout of the fastest convolutions
-        with torch.no_grad():
-            expected = self._teacher(images)
-        found = (self._student if network is None else network)(images)
+        fastest = batch.images.contiguous(memory_format=torch.channels_last)  # the layout of the fastest convolutions
+        batch = replace(batch, images=fastest)
+        expected = self._answers.of(batch)
+        found = (self._student if network is None else network)(batch.images)
         terms: dict[str, Tensor] = {
             name: weight * self._term(name, found, expected, batch)
             for name, weight in self._settings.loss_weights.items()
@@ -195,6 +198,7 @@ class FinetuneHooks:
             "steps": torch.tensor(self.steps),
             **under("student", dict(self._trained.named())),
             **under("source", self._source.state_dict()),
+            **under("answers", self._answers.state_dict()),
             **under("curves", curves),
         }
 
@@ -206,8 +210,13 @@ class FinetuneHooks:
         """
         self._source.load_state_dict(part("source", state))
         self._trained.load(part("student", state))
+        self._answers.load_state_dict(part("answers", state))
         self._curves = {name: values.tolist() for name, values in part("curves", state).items()}
         self.steps = int(state["steps"])
+
+    @property
+    def _compares_features(self) -> bool:
+        return bool({"feature", "attention"} & self._settings.loss_weights.keys())
 
     @torch.no_grad()
     def _calibrate(self, batches: int) -> None:

@@ -58,6 +58,16 @@ def test_labels_stay_with_their_images() -> None:
     assert torch.equal(batch.soft_labels, torch.stack([drawn, -drawn], dim=1))
 
 
+def test_images_that_come_again_as_they_are_know_their_places() -> None:
+    whole = fixed(16).next_batch(STUDENT)
+    half = whole.part(1, 3).to(torch.zeros(1))
+    assert whole.places is not None
+    assert torch.equal(whole.places.float(), whole.images[:, 0, 0, 0])
+    assert half.places is not None
+    assert half.places.tolist() == whole.places[1:3].tolist()
+    assert fixed(16, augment=True).next_batch(STUDENT).places is None
+
+
 def test_images_without_labels_give_batches_without() -> None:
     plain = SyntheticSet(torch.zeros(4, 3, 8, 8), None, None, describe_run("noise", {}, 1, "any"))
     batch = FixedBatches(plain, 2, 0).next_batch(STUDENT)

@@ -63,6 +63,27 @@ def test_a_loop_of_ones_own_gives_the_student_that_finetune_gives() -> None:
     assert hooks.steps == 6
 
 
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [({"augment": False}, 1), ({"augment": True}, 3), ({"augment": False, "losses": {"kl": 1.0, "feature": 1.0}}, 3)],
+)
+def test_the_teacher_runs_once_over_images_that_stay_as_they_are(changes: dict[str, Any], passes: int) -> None:
+    teacher, asked = tiny_teacher(), []
+    hooks = make_hooks(make_student(), teacher, **changes)
+    teacher.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    train(hooks, 3)
+    assert asked.count(4) * 4 == passes * len(make_set())  # the layers to compare are found with one image
+
+
+def test_kept_answers_teach_what_fresh_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_kept, with_fresh = make_student(), make_student()
+    train(make_hooks(with_kept, augment=False), 3)
+    monkeypatch.setattr(Batch, "at", lambda batch, places: Batch(batch.images[places]))
+    train(make_hooks(with_fresh, augment=False), 3)
+    for name, value in weights_of(with_kept).items():
+        assert torch.allclose(value, weights_of(with_fresh)[name], atol=1e-5)
+
+
 def test_callbacks_do_what_with_and_epoch_do() -> None:
     by_with, by_callbacks = make_student(), make_student()
     train(make_hooks(by_with), 1)

@@ -144,19 +144,11 @@ def test_no_epoch_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in weights_of(student).items())
 
 
-class Counting(nn.Module):
-    """A teacher that notes the size of every batch it is asked about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network, self.sizes = tiny_teacher(), list[int]()
-        self.seen = list[Tensor]()
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.sizes.append(len(images))
-        self.seen.append(images)
-        logits: Tensor = self.network(images)
-        return logits
+def shown_to(student: Student) -> list[Tensor]:
+    """Every batch that the student will be shown."""
+    shown: list[Tensor] = []
+    student.network.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    return shown
 
 
 @pytest.mark.parametrize(
@@ -168,15 +160,17 @@ class Counting(nn.Module):
     ],
 )
 def test_an_epoch_is_made_of_whole_batches(images: int, batch_size: int, sizes: list[int]) -> None:
-    teacher = Counting()
-    finetune(teacher, make_student(), make_set(images), settings(epochs=2, batch_size=batch_size))
-    assert teacher.sizes == sizes
+    student = make_student()
+    shown = shown_to(student)
+    run(student, make_set(images), epochs=2, batch_size=batch_size)
+    assert [len(batch) for batch in shown] == sizes
 
 
 def test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order() -> None:
-    teacher, synthetic = Counting(), make_set(8)
-    finetune(teacher, make_student(), synthetic, settings(epochs=2))
-    first, second = torch.cat(teacher.seen[:2]), torch.cat(teacher.seen[2:])
+    student, synthetic = make_student(), make_set(8)
+    shown = shown_to(student)
+    run(student, synthetic, epochs=2)
+    first, second = torch.cat(shown[:2]), torch.cat(shown[2:])
     for epoch in (first, second):
         sums, expected = (each.sum(dim=(1, 2, 3)).sort().values for each in (epoch, synthetic.images))
         assert torch.allclose(sums, expected, atol=1e-4)
@@ -245,9 +239,10 @@ class TestOptimizer:
         assert rates == pytest.approx([1.0] * 4 + [0.1] * 2 + [0.01] * 2)
 
     def test_an_epoch_may_have_more_steps_than_a_pass(self) -> None:
-        teacher = Counting()
-        finetune(teacher, make_student(), make_set(8), settings(epochs=2, steps_per_epoch=5))
-        assert teacher.sizes == [4] * 10
+        student = make_student()
+        shown = shown_to(student)
+        run(student, make_set(8), epochs=2, steps_per_epoch=5)
+        assert [len(batch) for batch in shown] == [4] * 10
 
 
 class Watching(FixedBatches):
