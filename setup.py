@@ -14,7 +14,7 @@ if VERSION is None:
     raise RuntimeError(msg)
 
 # Lower bounds are tried by `make lowest`; upper ones end before the next version that may break it by its own rules.
-VISION = ["torchvision>=0.26,<1", "timm>=1.0,<2"]
+VISION = ["torchvision>=0.28,<1", "timm>=1.0,<2"]
 REPORT = ["matplotlib>=3.10.8,<4", "jinja2>=3.1,<4"]
 DISTRIBUTED = ["accelerate>=1.8,<2"]
 DOCS = ["sphinx>=8.1,<10", "myst-parser>=4,<6", "furo>=2024.8,<2027"]
@@ -47,7 +47,7 @@ setup(
     package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2", "*.css"]},
     install_requires=[
         "nncf>=3.4,<4",
-        "torch>=2.11,<3",
+        "torch>=2.13,<3",
         "safetensors>=0.5,<1",
         "pydantic>=2.9,<3",
         "typer>=0.26,<1",

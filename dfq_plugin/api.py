@@ -21,6 +21,7 @@ from dfq_plugin.config import (
 from dfq_plugin.errors import ConfigError
 from dfq_plugin.export import Exported
 from dfq_plugin.finetuning import History
+from dfq_plugin.memory import freed_memory_kept
 from dfq_plugin.providers.base import GenerationRequest
 from dfq_plugin.providers.registry import build_provider, list_providers
 from dfq_plugin.quantization import load_student, save_student
@@ -48,6 +49,7 @@ __all__ = [
 Shape = tuple[int, int, int]
 
 
+@freed_memory_kept()
 def generate(
     model: nn.Module,
     *,
@@ -112,6 +114,7 @@ def learning_source(
     return source
 
 
+@freed_memory_kept()
 def quantize(
     model: nn.Module,
     synthetic: SyntheticSet,
@@ -138,6 +141,7 @@ def quantize(
     return student
 
 
+@freed_memory_kept()
 def finetune(
     model: nn.Module,
     student: Student,
@@ -173,6 +177,7 @@ def export_onnx(student: Student, path: str | Path, **settings: Any) -> Exported
     return export.export_onnx(student, path, read_section(ExportSettings, settings))
 
 
+@freed_memory_kept()
 def validate(
     path: str | Path,
     student: Student,

@@ -174,7 +174,7 @@ def joined() -> Iterator[Processes]:
         from accelerate import PartialState  # noqa: PLC0415 - an extra
     except ImportError as error:
         msg = f"This job was started as {launched()} processes, which needs accelerate: "
-        msg += "`pip install 'dfq_plugin[distributed]'`, or start it without the launcher."
+        msg += "`pip install 'dfq-plugin[distributed]'`, or start it without the launcher."
         raise ConfigError(msg) from error
     with ExitStack() as stack:
         stack.enter_context(_stopping_explained())

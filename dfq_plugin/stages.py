@@ -14,7 +14,7 @@ from dfq_plugin import export, finetuning, quantization, validation
 from dfq_plugin.config import Config
 from dfq_plugin.errors import ConfigError, InputError, ValidationError
 from dfq_plugin.files import make_output_folder, output_folder, read_json_object
-from dfq_plugin.memory import memory_explained
+from dfq_plugin.memory import freed_memory_kept, memory_explained
 from dfq_plugin.pipeline import BLOCKS, MODEL, STUDENT, SYNTHETIC, TRAINING, keep_student, reject
 from dfq_plugin.processes import joined, launched, processes
 from dfq_plugin.report import Report, write_report
@@ -170,7 +170,8 @@ def run_stage(verb: str, config: Config) -> Result:
     if launched() > 1 and verb not in SHARED:
         msg = f"`dfq {verb}` is the work of one process, and {launched()} were started; start it without the launcher."
         raise ConfigError(msg)
-    with joined() as crew, memory_explained({"generate": "synthesize"}.get(verb, verb)):
+    stage = {"generate": "synthesize"}.get(verb, verb)
+    with joined() as crew, freed_memory_kept(), memory_explained(stage):
         if not crew.is_main:
             with crew.sharing():
                 return _follow(verb, Job(config))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dfq_plugin.memory import memory_explained
+from dfq_plugin.memory import freed_memory_kept, memory_explained
 from dfq_plugin.wording import say_seconds
 
 logger = logging.getLogger("nncf.dfq_plugin.progress")
@@ -26,7 +26,7 @@ class Stopwatch:
         """Add the time the block takes to the stage's, and name the stage when memory runs out in it."""
         start, outcome = time.perf_counter(), "stopped after"
         try:
-            with memory_explained(name):
+            with freed_memory_kept(), memory_explained(name):
                 yield
             outcome = "done in"
         finally:

@@ -10,16 +10,16 @@ import torch
 
 from dfq_plugin import memory
 from dfq_plugin.errors import MemoryLimitError
-from dfq_plugin.memory import give_back_freed_memory, is_out_of_memory, memory_explained
+from dfq_plugin.memory import freed_memory_kept, give_back_freed_memory, is_out_of_memory, memory_explained
 
 MEGABYTE = 2**20
 
 
 @pytest.fixture(autouse=True)
 def _forget_the_library() -> Iterator[None]:
-    memory._trim.cache_clear()
+    memory._of_c_library.cache_clear()
     yield
-    memory._trim.cache_clear()
+    memory._of_c_library.cache_clear()
 
 
 def anonymous() -> int:
@@ -38,13 +38,42 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     assert anonymous() < before - 64 * MEGABYTE
 
 
+def test_freed_memory_stays_until_the_outermost_block_ends() -> None:
+    def held_after_use() -> int:
+        before = anonymous()
+        block = torch.ones(64 * MEGABYTE // 4)
+        del block
+        return anonymous() - before
+
+    with freed_memory_kept():
+        with freed_memory_kept():
+            assert held_after_use() > 60 * MEGABYTE
+        assert held_after_use() < MEGABYTE  # the same memory again
+        within = anonymous()
+    assert anonymous() < within - 60 * MEGABYTE
+
+
+def test_thresholds_are_the_usual_ones_after_the_outermost_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, *tuple[int, ...]]] = []
+    monkeypatch.setattr(memory, "_of_c_library", lambda name: lambda *values: asked.append((name, *values)))
+    with pytest.raises(ValueError, match="on purpose"), freed_memory_kept(), freed_memory_kept():
+        raise ValueError("on purpose")  # noqa: EM101
+    raised, lowered = (
+        [("mallopt", -3, 2**31 - 1), ("mallopt", -1, 2**31 - 1)],
+        [("mallopt", -3, 2**25), ("mallopt", -1, 2**26)],
+    )
+    assert asked == [*raised, *lowered, ("malloc_trim", 0)]
+
+
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def has_none(_name: object) -> object:
         return object()
 
     monkeypatch.setattr(ctypes, "CDLL", has_none)
-    assert memory._trim() is None
+    assert memory._of_c_library("malloc_trim") is None
     give_back_freed_memory()
+    with freed_memory_kept():
+        pass
 
 
 @pytest.mark.parametrize(
