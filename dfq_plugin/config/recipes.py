@@ -25,7 +25,7 @@ def _mixture(steps: int, learning_rate: float, batch_size: int) -> dict[str, Any
 
 
 _SYNTHESIS = _mixture(steps=200, learning_rate=0.1, batch_size=64)
-_BRIEF_SYNTHESIS = _mixture(steps=80, learning_rate=0.2, batch_size=32)  # enough to find ranges of eight bits
+_BRIEF_SYNTHESIS = _mixture(steps=80, learning_rate=0.2, batch_size=16)  # enough to find ranges of eight bits
 
 _FAST: dict[str, Any] = {"calibration": {"provider": "none", "num_samples": 16}}
 _EIGHT_BITS: dict[str, dict[str, Any]] = {

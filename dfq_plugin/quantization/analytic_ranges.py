@@ -184,26 +184,44 @@ class _MomentMode(OperatorMode):
         args, kwargs = self.quantize_operands(operator, args, kwargs)
         operands = list(tensors_in((*args, *kwargs.values())))
         certain = operator.func.__name__ not in MIXING and not any(each in self._uncertain for each in operands)
-        result = operator.func(*args, **kwargs)
-        kept = all(self._is_distribution(each) for each in (*operands[:1], *tensors_in((result,))))
-        certain = certain and (kept or operator.func.__name__ not in LAYERS)  # its batch axis may have been moved
-        if operator.func.__name__ in LAYERS and kept and len(args) > 1 and isinstance(args[1], nn.Parameter):
-            product, mean = _product(operator.func, args[2:], kwargs), self._mean(args[0])
-            if certain:
-                self.responses[operator.op_name] = partial(product, mean)
-            spread = product(self._variance(args[0]), args[1].square())
-            result = self._normal(self._mean(result), spread.clamp(min=0).sqrt())
-        elif operator.func.__name__ in ADDITIONS and all(self._is_distribution(each) for each in operands):
-            spread = torch.stack([self._variance(each) for each in operands]).sum(dim=0)
-            result = self._normal(self._mean(result), spread.sqrt())
-        if operator.op_name in self._moments:
-            result, certain = self._remembered(self._moments[operator.op_name], operator, result), True
+        remembered = self._moments.get(operator.op_name)
+        if self._is_layer(operator, args):
+            result = self._layer(operator, args, kwargs, certain=certain, known=remembered is not None)
+        else:
+            result = operator.func(*args, **kwargs)
+            kept = all(self._is_distribution(each) for each in (*operands[:1], *tensors_in((result,))))
+            certain = certain and (kept or operator.func.__name__ not in LAYERS)  # its batch axis may have been moved
+            if operator.func.__name__ in ADDITIONS and all(self._is_distribution(each) for each in operands):
+                spread = torch.stack([self._variance(each) for each in operands]).sum(dim=0)
+                result = self._normal(self._mean(result), spread.sqrt())
+        if remembered is not None:
+            result, certain = self._remembered(remembered, operator, result), True
         for each in tensors_in((result,)):
             if not certain:
                 self.mark_uncertain(each)
             elif self._is_distribution(each):
                 self.derived.add(operator.op_name)
         return self.quantize_result(operator, result)
+
+    def _is_layer(self, operator: OpMeta, args: tuple[Any, ...]) -> bool:
+        own_weight = len(args) > 1 and isinstance(args[1], nn.Parameter)
+        return operator.func.__name__ in LAYERS and own_weight and self._is_distribution(args[0])
+
+    def _layer(
+        self, operator: OpMeta, args: tuple[Any, ...], kwargs: dict[str, Any], *, certain: bool, known: bool
+    ) -> Tensor:
+        """What a layer with weights gives: for the mean of its input, since it is linear, and not for every point.
+
+        Its place in the batch axis is the input's. Where the result is known, only its shape counts.
+        """
+        values, weight = args[:2]
+        product, mean = _product(operator.func, args[2:], kwargs), self._mean(values)
+        if certain:
+            self.responses[operator.op_name] = partial(product, mean)
+        result: Tensor = operator.func(mean, *args[1:], **kwargs)
+        if known:
+            return result.expand(POINTS, *result.shape[1:])
+        return self._normal(result, product(self._variance(values), weight.square()).clamp(min=0).sqrt())
 
     def _is_distribution(self, values: Tensor) -> bool:
         return values.ndim > 1 and len(values) == POINTS
@@ -214,10 +232,10 @@ class _MomentMode(OperatorMode):
         return mean.unsqueeze(0)
 
     def _variance(self, values: Tensor) -> Tensor:
-        return self._mean((values - self._mean(values)).square())
+        return self._mean((values - self._mean(values)).square_())
 
     def _normal(self, mean: Tensor, std: Tensor) -> Tensor:
-        return mean + std * self._points.reshape(-1, *[1] * (mean.ndim - 1))
+        return torch.addcmul(mean, std, self._points.reshape(-1, *[1] * (mean.ndim - 1)))
 
     def _remembered(self, known: Moments, operator: OpMeta, result: Tensor) -> Tensor:
         """What a BatchNorm layer says, in the shape of what was computed."""

@@ -43,7 +43,7 @@ class TensorHistogram:
             values: (N, ...).
             shares: how much an element of each of the N counts, (N,); 1 when left out.
         """
-        largest = values.abs().max().item()
+        largest = max(end.abs().item() for end in values.aminmax())
         if not math.isfinite(largest) or not math.isfinite(self.limit):
             self.limit = math.nan  # for good: whoever reads the histogram is to say whose values these are
             return
