@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dfq_plugin.student import Student
 from dfq_plugin.validation.runtime import run
 
-BATCH = 64  # images a forward pass; bounds memory
+BATCH, ELEMENTS = 64, 3 * 2**20  # the most images of a forward pass, and elements of all of them; bounds memory
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,26 @@ class Quality:
     sqnr_db: float
 
 
+def _batches(images: Tensor) -> tuple[Tensor, ...]:
+    one = max(1, images[:1].numel())
+    batches: tuple[Tensor, ...] = images.split(max(1, min(BATCH, ELEMENTS // one)))
+    return batches
+
+
 def torch_logits(network: nn.Module, images: Tensor) -> Tensor:
     """Logits of a PyTorch network, (N, classes, places...), on the CPU; the network's mode is put back afterwards."""
     device = next(network.parameters()).device
     training = network.training
     network.eval()
     with torch.no_grad():
-        logits = torch.cat([network(batch.to(device)).cpu() for batch in images.split(BATCH)])
+        logits = torch.cat([network(batch.to(device)).cpu() for batch in _batches(images)])
     network.train(training)
     return logits
 
 
 def onnx_logits(session: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - onnxruntime ships no types
     """Logits of an onnxruntime session, (N, classes, places...)."""
-    return torch.cat([torch.from_numpy(run(session, batch.numpy())[0]) for batch in images.split(BATCH)])
+    return torch.cat([torch.from_numpy(run(session, batch.numpy())[0]) for batch in _batches(images)])
 
 
 def compare_logits(logits: Tensor, teacher_logits: Tensor, labels: Tensor | None) -> Quality:

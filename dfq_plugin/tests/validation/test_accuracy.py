@@ -34,6 +34,15 @@ def test_divergence_is_from_the_teacher_summed_over_classes_and_averaged_over_im
     assert compare_logits(teacher, teacher, None).kl == pytest.approx(0.0, abs=1e-7)
 
 
+@pytest.mark.parametrize(("side", "sizes"), [(8, [64, 36]), (224, [20, 20, 5]), (1500, [1, 1])])
+def test_large_images_are_run_fewer_at_a_time(side: int, sizes: list[int]) -> None:
+    seen: list[int] = []
+    network = nn.Conv2d(3, 1, 1, stride=side)
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    torch_logits(network, torch.zeros(1, 1, 1, 1).expand(sum(sizes), 3, side, side))
+    assert seen == sizes
+
+
 class TestDenseOutput:
     """Two images of two places each: the student errs at one of the four."""
 
