@@ -14,16 +14,16 @@ if VERSION is None:
     raise RuntimeError(msg)
 
 # Lower bounds are tried by `make lowest`; upper ones end before the next version that may break it by its own rules.
-VISION = ["torchvision>=0.28,<1", "timm>=1.0,<2"]
+VISION = ["torchvision>=0.29,<1", "timm>=1.0.26,<2"]
 REPORT = ["matplotlib>=3.10.8,<4", "jinja2>=3.1,<4"]
 DISTRIBUTED = ["accelerate>=1.8,<2"]
 DOCS = ["sphinx>=8.1,<10", "myst-parser>=4,<6", "furo>=2024.8,<2027"]
 TEST = [
-    "pytest>=9,<10",
+    "pytest>=9.2,<10",
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "psutil>=6,<8",
-    "openvino>=2026,<2027",
+    "openvino>=2026.3,<2027",
     "ruff==0.17.6",
     "mypy==2.4.1",
     "scikit-learn>=1.6,<2",
@@ -47,20 +47,20 @@ setup(
     package_data={"dfq_plugin": ["py.typed"], "dfq_plugin.report": ["*.j2", "*.css"]},
     install_requires=[
         "nncf>=3.4,<4",
-        "torch>=2.13,<3",
+        "torch>=2.14,<3",
         "safetensors>=0.5,<1",
         "pydantic>=2.9,<3",
         "typer>=0.26,<1",
         "rich>=13,<16",
-        "onnx>=1.20,<2",
-        "onnx-ir>=0.1.16,<2",
-        "onnxscript>=0.6.2,<1",
+        "onnx>=1.22,<2",
+        "onnx-ir>=1.0,<2",
+        "onnxscript>=0.7,<1",
         "onnxruntime>=1.30,<2",
         "json5>=0.10,<1",
         "numpy>=1.26,<3",
         "ninja>=1.11,<2",
-        "filelock>=3.12,<5",
-        "protobuf>=4.25,<8",
+        "filelock>=3.20,<5",
+        "protobuf>=6.33,<8",
     ],
     extras_require={
         "vision": VISION,

@@ -8,7 +8,7 @@ Random weights with the BatchNorm statistics of random images: speed depends on 
 within one process, and the medians over the rounds are divided. The floor of a synthesis step is one forward pass and
 one gradient with regard to the images, weights frozen, in the layout of our loop. The plain loop is the one that the
 IntraQ paper describes, written without thought of speed: gradients of the weights are computed too, images are cropped
-one by one, statistics are taken in a pass of their own.
+one by one, statistics are taken in a pass of their own. All of them keep freed memory, as the stages of a job do.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from dfq_plugin.batches import FixedBatches
 from dfq_plugin.config import FinetuneSettings
 from dfq_plugin.finetuning import FinetuneHooks
 from dfq_plugin.finetuning.loop import make_optimizer
+from dfq_plugin.memory import freed_memory_kept
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 
 SIZES = [("resnet18", 224, 8), ("resnet18", 224, 32), ("resnet20", 32, 256), ("mobilenet_v2", 224, 8)]
@@ -117,6 +118,7 @@ def synthesis(name: str, side: int, batch: int, *, rounds: int, steps: int) -> R
     }
 
 
+@freed_memory_kept()
 def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The median seconds of each way, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
