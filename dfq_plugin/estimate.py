@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dfq_plugin.config import Config
+from dfq_plugin.memory import freed_memory_kept
 from dfq_plugin.pipeline import MODEL, STUDENT, SYNTHETIC
 from dfq_plugin.set_cache import is_cached
 from dfq_plugin.teacher import Teacher, load_teacher
@@ -90,7 +91,7 @@ def estimate(config: Config, verb: str = "run") -> Estimate:
     """
     start = time.perf_counter()
     logger.info("Trying every stage of `dfq %s` on a little, to see what it takes; nothing is kept.", verb)
-    with _quiet_log():
+    with _quiet_log(), freed_memory_kept():  # as in the stages
         teacher = load_teacher(config.model, config.input_shape)
         loaded_s = time.perf_counter() - start
         stages = [StageEstimate("teacher", _describe_teacher(config, teacher), loaded_s)]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dfq_plugin.config.base import Count, Positive, Seed, Settings
+from dfq_plugin.config.scopes import compile_scope
 from dfq_plugin.errors import ConfigError
 
 LossName = Literal["kl", "mse", "cross_entropy", "disagreement", "feature", "attention"]
@@ -51,8 +52,8 @@ class FinetuneSettings(Settings):
     )
     feature_layers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(),
-        description="Teacher's layers whose outputs `feature` and `attention` compare; without any, `feature` compares "
-        "the pooled features.",
+        description="Teacher's layers whose outputs `feature` and `attention` compare, by name or `{re}` pattern; "
+        "without any, `feature` compares the pooled features.",
     )
     optimizer: Literal["adam", "sgd"] = Field(
         default="adam",
@@ -86,6 +87,8 @@ class FinetuneSettings(Settings):
 
     @model_validator(mode="after")
     def _check_what_belongs_together(self) -> FinetuneSettings:
+        for name in self.feature_layers:
+            compile_scope(name)
         if "attention" in self.losses and not self.feature_layers:
             msg = "losses has 'attention', which compares the maps of layers; name them in feature_layers"
             raise ConfigError(msg)

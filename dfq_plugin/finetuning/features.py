@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dfq_plugin.config.scopes import compile_scope
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.student import Student
 from dfq_plugin.teacher import read_facts
@@ -22,7 +23,8 @@ def compared_layers(teacher: nn.Module, student: Student, names: tuple[str, ...]
     Args:
         teacher: the float network.
         student: its quantized copy, in which layers keep their names.
-        names: of the layers; none of them for the pooled feature, the input of the classifier.
+        names: of the layers, or ``{re}`` and what the names of several match from their start; none of them for the
+            pooled feature, the input of the classifier.
 
     Yields:
         Two lists, the teacher's outputs and the student's, that hold those of the latest forward pass.
@@ -31,7 +33,7 @@ def compared_layers(teacher: nn.Module, student: Student, names: tuple[str, ...]
         ConfigError: there is no layer of that name, or the teacher has no pooled feature.
     """
     pooled = not names
-    wanted = names or (_classifier(teacher, student),)
+    wanted = _matched(teacher, names) or [_classifier(teacher, student)]
     seen: tuple[Outputs, Outputs] = [], []
     with ExitStack() as stack:
         for network, outputs in zip((teacher, _body(student)), seen, strict=True):
@@ -51,6 +53,19 @@ def _tap(layer: nn.Module, outputs: Outputs, *, pooled: bool) -> Any:  # noqa: A
     if pooled:
         return layer.register_forward_pre_hook(keep_input).remove
     return layer.register_forward_hook(keep_output).remove
+
+
+def _matched(teacher: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """Every name once, with the names of layers in place of the expressions that they match."""
+    wanted: dict[str, None] = {}
+    for name in names:
+        expression = compile_scope(name)
+        found = [name] if expression is None else [own for own, _ in teacher.named_modules() if expression.match(own)]
+        if not found:
+            msg = f"finetune.feature_layers: {type(teacher).__name__} has no layer that matches '{name}'."
+            raise ConfigError(msg)
+        wanted |= dict.fromkeys(found)
+    return list(wanted)
 
 
 def _find(network: nn.Module, name: str) -> nn.Module:

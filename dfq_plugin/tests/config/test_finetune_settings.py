@@ -27,6 +27,7 @@ def test_one_loss_counts_unless_several_are_given() -> None:
     [
         ({"losses": {"attention": 1.0}}, "'attention', which compares the maps of layers; name them in feature_layers"),
         ({"feature_layers": ["layer1"]}, "compared by the losses 'feature' and 'attention'"),
+        ({"losses": {"feature": 1.0}, "feature_layers": ["{re}("]}, "'{re}(' is not a regular expression"),
         ({"milestones": [3]}, "milestones belong to the schedule 'steps'"),
         ({"losses": {"kul": 1.0}}, "/finetune/losses"),
         ({"losses": {"kl": 0.0}}, "/finetune/losses/kl"),

@@ -42,6 +42,22 @@ def test_outputs_are_those_of_the_latest_pass_in_the_order_of_the_network(held: 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in (*teacher.modules(), *student.modules()))
 
 
+def test_an_expression_stands_for_every_layer_that_it_matches_from_the_start() -> None:
+    teacher, student, images = tiny_teacher(), make_student(), make_set().images
+    with compared_layers(teacher, student, ("relu2", r"{re}conv\d$", "conv1")) as (of_teacher, of_student):
+        teacher(images)
+        student(images)
+    shapes = sorted(tuple(output.shape) for output in of_teacher)
+    assert shapes == sorted(tuple(output.shape) for output in of_student)
+    assert shapes == [(8, 8, 8, 8), (8, 16, 4, 4), (8, 16, 4, 4)]  # conv1 once; relu2 and conv2 have the same shape
+
+
+def test_an_expression_that_matches_nothing_is_an_error_that_names_it() -> None:
+    found = compared_layers(tiny_teacher(), make_student(), ("{re}onv",))
+    with pytest.raises(ConfigError, match=r"TinyNetwork has no layer that matches '\{re\}onv'"), found:
+        pass
+
+
 def test_without_names_the_pooled_features_are_read() -> None:
     teacher, student = tiny_teacher(), make_student()
     with compared_layers(teacher, student, ()) as (of_teacher, of_student):
