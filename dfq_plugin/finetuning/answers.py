@@ -33,7 +33,7 @@ class Answers:
             if logits.ndim > 2:  # maps of classes: too large to be kept for every image
                 return logits
             self._kept.update(zip(places, logits, strict=True))
-        return torch.stack([self._kept[place] for place in places])
+        return torch.stack([self._kept[place].to(batch.images.device) for place in places])  # a file's are on the CPU
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is kept, for a run that goes on: asked again in another batch, the last bits might differ."""
