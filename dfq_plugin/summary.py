@@ -30,7 +30,7 @@ from dfq_plugin.report.sections import (
 from dfq_plugin.student import Student
 from dfq_plugin.synthesis.curves import find_curves, without_curves
 from dfq_plugin.synthetic_set import SyntheticSet
-from dfq_plugin.teacher import Teacher
+from dfq_plugin.teacher import PIXELS_NOT_KNOWN, Teacher
 from dfq_plugin.timing import peak_memory_bytes
 from dfq_plugin.validation import SQNR_IMAGES, Quality, Verdict
 
@@ -105,7 +105,7 @@ def build_report(  # noqa: PLR0917 - one argument a stage
         config=config.resolved(),
         command=f"dfq run {shlex.quote(str(Path(config.output_dir) / 'config.json'))}",
         evidence=PROOF,
-        notes=_notes(config, evidence, baselines),
+        notes=_notes(config, teacher, evidence, baselines),
     )
 
 
@@ -177,8 +177,12 @@ def _against_teacher(quality: Mapping[str, Quality], field: str) -> AgainstTeach
     return {"student": getattr(quality["student"], field), "onnx": getattr(quality["onnx"], field)}
 
 
-def _notes(config: Config, evidence: LabelledImages | None, baselines: Mapping[str, Baseline]) -> Sequence[str]:
+def _notes(
+    config: Config, teacher: Teacher, evidence: LabelledImages | None, baselines: Mapping[str, Baseline]
+) -> Sequence[str]:
     notes = [f"{note.pointer}: {note.message}" for note in config.notes]
+    if teacher.facts.pixel_range is None:
+        notes.append(PIXELS_NOT_KNOWN)
     if evidence is None:
         notes.append("Quality was not measured: there are no images but those of the calibration; set validate.images.")
     elif evidence.labels is None:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("nncf.dfq_plugin.teacher")
 
+PIXELS_NOT_KNOWN = (
+    "model.mean and model.std are not given and the network does not say: the range of its input follows from the "
+    "synthetic images, whose values may be larger than those of any real one, and its bits are then spread too thin. "
+    "Give what its training images were normalised with."
+)
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -103,6 +109,8 @@ def load_teacher(settings: ModelSettings, input_shape: Sequence[int]) -> Teacher
     facts.require_classes(
         f"{settings.source}: a config", "wrap it so that it gives logits, or use the Python functions"
     )
+    if facts.pixel_range is None:
+        logger.warning("%s", PIXELS_NOT_KNOWN)
     if silent := silent_channels(network):
         logger.warning("Channels of the teacher that say nothing, dead since training: %s", listed(silent))
     logger.info(

@@ -44,7 +44,7 @@ def draw_contact_sheet(pictures: Pictures) -> list[Strip]:
         pictures: At least one image.
 
     Returns:
-        At most ten rows of classes, or four of the first images.
+        At most ten rows of classes, or four of images spread evenly over the set.
     """
     chosen = _plan(pictures)
     columns = max(len(indices) for _, indices in chosen)
@@ -83,8 +83,10 @@ def _plan(pictures: Pictures) -> list[tuple[int | None, list[int]]]:
     if classes and min(counts[label] for label in classes) >= ENOUGH:
         members = {label: [place for place, found in enumerate(labels) if found == label] for label in classes}
         return [(label, members[label][:COLUMNS]) for label in classes]
-    first = range(min(len(pictures.images), COLUMNS * ROWS))
-    return [(None, list(first[start : start + COLUMNS])) for start in range(0, len(first), COLUMNS)]
+    count = len(pictures.images)
+    cells = min(count, COLUMNS * ROWS)
+    spread = [place * count // cells for place in range(cells)]  # a mixture's parts lie one after the other
+    return [(None, spread[start : start + COLUMNS]) for start in range(0, cells, COLUMNS)]
 
 
 def _draw_strip(cells: NDArray[np.float64], columns: int) -> bytes:

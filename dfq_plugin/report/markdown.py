@@ -132,12 +132,22 @@ _SECTIONS = (_quality, _bits, _synthesis, _integer_kernels, _size_and_speed, _or
 
 
 def quality_rows(report: Report) -> list[dict[str, Any]]:
-    """Float network, data-free student, file, and baselines: what each is called, and its figures, where it has any."""
+    """Float network, data-free student, file, and baselines: what each is called, and its figures, where it has any.
+
+    ``compared`` says whether a row is compared with the float network, as all but its own are.
+    """
     names = {"teacher": "Float", "student": "Data-free student (PyTorch)", "onnx": "ONNX file (onnxruntime)"}
     measures: dict[str, Mapping[str, Any]] = {name: getattr(report, name) for name in MEASURES}
-    rows = [{"name": name, **{m: measures[m].get(key) for m in MEASURES}} for key, name in names.items()]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "compared": key != "teacher", **{m: measures[m].get(key) for m in MEASURES}}
+        for key, name in names.items()
+    ]
     rows += [
-        {"name": f"Calibrated on {row['images']} images: {name}", **{m: row[m] for m in MEASURES}}  # type: ignore[literal-required]
+        {
+            "name": f"Calibrated on {row['images']} images: {name}",
+            "compared": True,
+            **{m: row[m] for m in MEASURES},  # type: ignore[literal-required]
+        }
         for name, row in report.baselines.items()
     ]
     return [row for row in rows if any(row[measure] is not None for measure in MEASURES)]

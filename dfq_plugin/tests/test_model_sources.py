@@ -17,7 +17,7 @@ from torch import nn
 from dfq_plugin.config.schema import ModelSettings
 from dfq_plugin.errors import InputError
 from dfq_plugin.model_sources import load_network
-from dfq_plugin.teacher import digest_of, load_teacher
+from dfq_plugin.teacher import PIXELS_NOT_KNOWN, digest_of, load_teacher
 from dfq_plugin.tensor_files import write_tensors
 from dfq_plugin.testing import tiny_teacher
 from dfq_plugin.testing.contract import _global_random_state
@@ -202,3 +202,11 @@ def test_load_teacher_drops_published_normalisation_of_other_channels(own_module
     facts = load_teacher(ModelSettings(source=f"python:{own_module}:grey"), (1, 8, 8)).facts
     assert facts.mean is None
     assert facts.std is None
+
+
+@pytest.mark.parametrize(("given", "warned"), [({}, True), ({"mean": (0.5,) * 3, "std": (0.25,) * 3}, False)])
+def test_load_teacher_warns_when_the_range_of_pixels_is_not_known(
+    own_module: str, caplog: pytest.LogCaptureFixture, given: dict[str, tuple[float, ...]], warned: bool
+) -> None:
+    load_teacher(ModelSettings(source=f"python:{own_module}:network", **given), (3, 8, 8))
+    assert (PIXELS_NOT_KNOWN in caplog.text) == warned

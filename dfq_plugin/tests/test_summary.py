@@ -22,7 +22,7 @@ from dfq_plugin.report import Report
 from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Student
 from dfq_plugin.summary import build_report, describe, file_metadata
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet
-from dfq_plugin.teacher import ModelFacts, Teacher
+from dfq_plugin.teacher import PIXELS_NOT_KNOWN, ModelFacts, Teacher
 from dfq_plugin.validation import Census, Latency, Parity, Quality, Verdict
 from dfq_plugin.validation.census import FloatNode
 
@@ -230,6 +230,13 @@ def test_notes_of_the_config_are_passed_on() -> None:
     notes = config(target_device="VPU").notes
     assert notes
     assert set(build(config=config(target_device="VPU")).notes) >= {f"{note.pointer}: {note.message}" for note in notes}
+
+
+def test_report_notes_that_the_range_of_pixels_is_not_known() -> None:
+    known = replace(TEACHER.facts, mean=(0.5,) * 3, std=(0.25,) * 3)
+    unknown = replace(TEACHER.facts, mean=None, std=None)
+    assert PIXELS_NOT_KNOWN not in build(teacher=replace(TEACHER, facts=known)).notes
+    assert PIXELS_NOT_KNOWN in build(teacher=replace(TEACHER, facts=unknown)).notes
 
 
 def test_network_without_weights_is_said_to_bring_its_own() -> None:

@@ -82,6 +82,13 @@ def test_says_everything_when_everything_is_known() -> None:
         assert said in words
 
 
+def test_student_keeps_its_figures_where_the_float_network_has_no_row() -> None:
+    report = full_report(accuracy={"teacher": None, "student": None, "onnx": None})
+    words = " ".join(page(report).words.split())
+    assert report.agreement["student"] is not None
+    assert f"Data-free student (PyTorch) {report.agreement['student']:.2f} %" in words
+
+
 def test_every_value_is_escaped() -> None:
     evil = "<script>alert('x')</script>"
     node = {"name": evil, "op_type": evil, "reason": evil}
