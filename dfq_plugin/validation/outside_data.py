@@ -36,7 +36,9 @@ def outside_files(model: onnx.ModelProto, path: Path) -> set[Path]:
     return files
 
 
-def _checked_file(location: str, path: Path, tensor: str) -> Path:
+def _checked_file(location: str | bytes, path: Path, tensor: str) -> Path:
+    if isinstance(location, bytes):  # what protobuf gives for text that is no UTF-8
+        raise InputError(_refusal(path, tensor, repr(location), "which is no text"))
     outside = PureWindowsPath(location)  # knows drives and both kinds of slashes
     if not location or outside.is_absolute() or outside.drive or PurePosixPath(location).is_absolute():
         raise InputError(_refusal(path, tensor, location, "which is no name of a file beside it"))
