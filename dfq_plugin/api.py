@@ -71,7 +71,9 @@ def generate(
         num_samples: how many images.
         seed: the same seed gives the same images.
         params: the provider's own settings.
-        mean: per channel, of pixels in 0..1, as the network was trained with; providers that read real images need it.
+        mean: per channel, of pixels in 0..1, as the network was trained with. By it the input is quantized over the
+            range of real pixels, without it over that of the synthetic ones, which may be wider; providers that read
+            real images need it.
         std: likewise.
         cache: take the set from the cache when the same request was made before.
 
