@@ -1,15 +1,19 @@
 """GPTQ: weights are rounded one input at a time, and those still to come make up for the error of those before.
 
 Papers: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023,
-arXiv:2210.17323; Frantar et al., "Optimal Brain Compression", NeurIPS 2022, arXiv:2208.11580. Written from the
-published procedure; the released sources were not used.
+arXiv:2210.17323; Frantar et al., "Optimal Brain Compression", NeurIPS 2022, arXiv:2208.11580; Li et al., "GPTAQ:
+Efficient Finetuning-Free Quantization for Asymmetric Calibration", ICML 2025, arXiv:2504.02692 (the output in float is
+the aim, from quantized input). Written from the published procedures; the released sources were not used.
 
 With H the second moments of the inputs of a layer, (q - w) H (q - w)^T is made small for each row w of its weights and
 its codes q: input by input, the error of the one that is rounded, divided by its conditional variance, is taken from
-the others.
+the others. Before, the weights go some way towards those whose output for the quantized input is nearest to the output
+in float, so that a layer makes up for the errors of those before it.
 
-Deviations: inputs with the largest moments come first, as the released code can do. Afterwards single codes move where
-that helps, for a fixed number of sweeps. Several steps are tried for each row, and the best is taken.
+Deviations: GPTAQ takes the errors of the input into the step of each weight; here the weights are fitted anew, by ridge
+regression, before any is rounded. Inputs with the largest moments come first, as the released code can do. Afterwards
+single codes move where that helps, for a fixed number of sweeps. Several steps are tried for each row, and the best is
+taken.
 """
 
 from __future__ import annotations
@@ -20,6 +24,25 @@ from torch import Tensor
 DAMPING = 0.01  # of the mean diagonal, as published
 TOGETHER = 128  # inputs whose errors are passed on in one product, as published
 SWEEPS = 2
+COMPENSATION = 0.5  # of the way; at low activation bits, whose noise shrinks the fitted weights, all of it is worse
+
+
+def compensated(weights: Tensor, moments: Tensor, cross: Tensor) -> Tensor:
+    """Weights that make up for part of what is wrong with their inputs.
+
+    Args:
+        weights: (groups, out, inputs).
+        moments: second moments of the inputs, (groups, inputs, inputs).
+        cross: moments of the inputs in float, along the rows, with the same inputs as they are.
+
+    Returns:
+        (groups, out, inputs), on the way from the weights to W X_float X^T (X X^T)^-1, the ridge regression of the
+        layer's output in float on its inputs, which is drawn towards the weights themselves.
+    """
+    ridge = DAMPING * moments.diagonal(dim1=1, dim2=2).mean(dim=1).reshape(-1, 1, 1)
+    ridge = ridge.clamp_min(torch.finfo(moments.dtype).tiny) * torch.eye(moments.shape[1]).to(moments)
+    back = torch.linalg.solve((moments + ridge).double(), (cross + ridge).double(), left=False).to(weights)
+    return weights.lerp(weights @ back, COMPENSATION)
 
 
 def best_codes(scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dfq_plugin.quantization import gptq
-from dfq_plugin.quantization.gptq import DAMPING, best_codes, damped, gptq_codes, refined
+from dfq_plugin.quantization.gptq import DAMPING, best_codes, compensated, damped, gptq_codes, refined
 
 
 def limits(weights: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -122,3 +122,30 @@ def test_weights_on_the_grid_stay_where_they_are() -> None:
     codes, factor = best_codes(weights, moments, *limits(weights, -4, 3), torch.tensor([0.9, 1.0, 1.1]))
     assert torch.equal(codes, weights)
     assert factor.unique().tolist() == [1.0]
+
+
+def test_weights_go_half_of_the_way_to_the_ridge_regression() -> None:
+    weights, moments, cross = torch.tensor([[[2.0]]]), torch.tensor([[[4.0]]]), torch.tensor([[[2.0]]])
+    fitted = 2.0 * (2.0 + 0.04) / (4.0 + 0.04)  # the ridge is a hundredth of the moments
+    assert compensated(weights, moments, cross).item() == pytest.approx((2.0 + fitted) / 2)
+
+
+def test_weights_stay_where_nothing_is_wrong_with_the_inputs_or_nothing_is_known_of_them() -> None:
+    random = torch.Generator().manual_seed(0)
+    weights, inputs = torch.randn(2, 3, 4, generator=random), torch.randn(2, 4, 9, generator=random)
+    inputs[1] = 0.0  # a group that no image reaches
+    moments = inputs @ inputs.transpose(1, 2)
+    torch.testing.assert_close(compensated(weights, moments, moments), weights)
+
+
+def test_compensated_weights_bring_the_output_nearer_to_that_in_float() -> None:
+    random = torch.Generator().manual_seed(0)
+    weights, exact = torch.randn(1, 5, 6, generator=random), torch.randn(1, 6, 200, generator=random)
+    inputs = 1.3 * exact + 0.3 * torch.randn(1, 6, 200, generator=random)
+    inputs[:, 0] = exact[:, 1]
+
+    def error(tried: Tensor) -> float:
+        return float((tried @ inputs - weights @ exact).square().sum())
+
+    found = compensated(weights, inputs @ inputs.transpose(1, 2), exact @ inputs.transpose(1, 2))
+    assert error(found) < 0.5 * error(weights)

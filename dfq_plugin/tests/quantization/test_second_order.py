@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dfq_plugin.quantization import second_order
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.second_order import round_by_moments
+from dfq_plugin.quantization.switching import in_float
 from dfq_plugin.student import ProductLayer, QuantizerSite, Student
 from dfq_plugin.tests.quantization.networks import filled, put, symmetric, traced
 
@@ -60,9 +61,9 @@ def test_moments_of_a_layer_are_what_its_output_changes_by(
 
     def keep(watched: second_order._Watched) -> bool:
         name = next(name for name, own in student.network.named_parameters() if own is watched._weight)
-        if watched._sum is not None:
-            seen[name.split(".")[1]] = watched._sum, watched._weight.clone()
-        return watched._sum is not None
+        if watched._moments is not None:
+            seen[name.split(".")[1]] = watched._moments, watched._weight.clone()
+        return watched._moments is not None
 
     monkeypatch.setattr(second_order._Watched, "round", keep)
     for key in NAMES:
@@ -107,3 +108,38 @@ def test_weights_end_up_on_their_grids_and_the_others_as_they_were(
         assert codes.min() > grid.low - 0.1
         assert codes.max() < grid.high + 0.1
         assert not torch.equal(weight, before[layer.weight])
+
+
+def test_inputs_in_float_are_those_of_the_network_before_anything_was_rounded(
+    case: tuple[Student, OperatorGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, graph = case
+    before = {name: value.clone() for name, value in student.network.named_parameters()}
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    crosses: dict[str, Tensor] = {}
+    rounding = second_order._Watched.round
+
+    def keep(watched: second_order._Watched) -> bool:
+        name = next(name for name, own in student.network.named_parameters() if own is watched._weight)
+        if watched._cross is not None:
+            crosses[name.split(".")[1]] = watched._cross
+        return rounding(watched)
+
+    monkeypatch.setattr(second_order._Watched, "round", keep)
+    round_by_moments(student, graph, images, batch_size=2)
+    seen: list[Tensor] = []
+    student.network.get_submodule("network.head").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    student.network(images)
+    with in_float(student), torch.no_grad():
+        for name, value in student.network.named_parameters():
+            value.copy_(before[name])
+        student.network(images)
+    after, exact = seen
+    assert not torch.allclose(after, exact, rtol=1e-2)
+    torch.testing.assert_close(crosses["head"], (exact.T @ after).unsqueeze(0), rtol=1e-3, atol=1e-3)
+
+
+def test_layers_of_a_block_take_turns_in_order() -> None:
+    assert [list(part) for part in second_order._turns("abc")] == [["a"], ["b"], ["c"]]
+    assert [list(part) for part in second_order._turns("abcdefghi")] == [list("abc"), list("def"), list("ghi")]
+    assert second_order._turns("") == []
