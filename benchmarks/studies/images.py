@@ -29,6 +29,7 @@ import dfq_plugin as dfq
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise": ("noise", {}),
     "fractal": ("fractal", {}),
+    "dead_leaves": ("dead_leaves", {}),
     "zeroq": ("zeroq", {}),
     "gdfq": ("gdfq", {}),
     "qimera": ("qimera", {}),

@@ -7,6 +7,7 @@ from typing import Final
 BUILTIN_PROVIDERS: Final = {
     "adadfq": "dfq_plugin.providers.adadfq",
     "auto": "dfq_plugin.providers.auto",
+    "dead_leaves": "dfq_plugin.providers.dead_leaves",
     "deepinversion": "dfq_plugin.providers.deepinversion",
     "folder": "dfq_plugin.providers.folder",
     "fractal": "dfq_plugin.providers.fractal",

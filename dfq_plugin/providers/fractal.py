@@ -18,27 +18,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from dfq_plugin.progress import track
-from dfq_plugin.providers.base import GenerationRequest, Provider, cited
+from dfq_plugin.providers.base import cited
 from dfq_plugin.providers.registry import register_provider
-from dfq_plugin.room import room_for_images
+from dfq_plugin.synthesis.drawn_provider import DrawnProvider
 from dfq_plugin.synthesis.fractals import draw_fractal_image
-from dfq_plugin.synthesis.pixels import batch_generator
-from dfq_plugin.synthetic_set import SyntheticSet
-from dfq_plugin.teacher import ModelFacts
-
-GREY, SPREAD = 0.5, 0.25  # mean and std of the pixels of photographs, roughly, where the teacher's are not known
 
 
 @register_provider
-class Fractal(Provider):
-    """Draw coloured fractals over soft clouds and normalise them as the teacher expects its input.
-
-    Milliseconds an image, so finished images are not kept for a resumed run. An image depends on the seed and its place
-    in the set only.
-    """
+class Fractal(DrawnProvider):
+    """Draw coloured fractals over soft clouds."""
 
     name: ClassVar[str] = "fractal"
     paper: ClassVar[str] = (
@@ -52,18 +42,7 @@ class Fractal(Provider):
         8, "this project", "Points that draw a fractal, relative to the pixels of the image.", ge=1
     )
 
-    def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:  # noqa: ARG002
-        mean, std = (
-            torch.tensor(default if known is None else known).view(-1, 1, 1)
-            for known, default in ((facts.mean, [GREY]), (facts.std, [SPREAD]))
+    def draw(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        return draw_fractal_image(
+            shape, max_fractals=self.max_fractals, points_per_pixel=self.points_per_pixel, generator=generator
         )
-        images = room_for_images((request.num_samples, *facts.input_shape), request.checkpoint_folder)
-        for index in track(range(request.num_samples), f"Drawing {request.num_samples} images (fractal)"):
-            drawn = draw_fractal_image(
-                facts.input_shape,
-                max_fractals=self.max_fractals,
-                points_per_pixel=self.points_per_pixel,
-                generator=batch_generator(request.seed, index),
-            )
-            images[index] = (drawn - mean) / std
-        return SyntheticSet(images, None, None, self.provenance(facts, request))

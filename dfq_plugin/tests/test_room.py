@@ -19,6 +19,7 @@ SHAPE = (6, 3, 8, 8)
 PROVIDERS: dict[str, dict[str, Any]] = {
     "noise": {},
     "fractal": {},
+    "dead_leaves": {},
     "zeroq": {"steps": 2, "batch_size": 4},
     "gdfq": {"steps": 2, "batch_size": 4},
     "mixture": {"parts": [{"provider": "noise"}, {"provider": "fractal"}]},

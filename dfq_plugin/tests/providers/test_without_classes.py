@@ -33,6 +33,7 @@ def generate(network: nn.Module, provider: str, params: dict[str, Any]) -> Synth
         ("auto", QUICK),
         ("deepinversion", QUICK | {"classification_weight": 0}),
         ("fractal", {}),
+        ("dead_leaves", {}),
         ("noise", {}),
         ("none", {}),
         ("mixture", {"parts": [{"provider": "zeroq", "params": QUICK}, {"provider": "fractal"}]}),
