@@ -30,8 +30,8 @@ def draw_dead_leaves(shape: tuple[int, int, int], *, max_leaves: int, generator:
         (C, H, W) float32 in 0..1.
     """
     uniform = _uniform(generator)
-    contrast = uniform(0.5, 1.5)
-    image = torch.sigmoid(contrast * draw_texture(shape, uniform(ROUGHEST, FLATTEST), generator) + _colour(shape[0], generator))
+    ground = uniform(0.5, 1.5) * draw_texture(shape, uniform(ROUGHEST, FLATTEST), generator)
+    image = torch.sigmoid(ground + _colour(shape[0], generator))
     for _ in range(int(torch.randint(FEWEST_LEAVES, max_leaves + 1, (), generator=generator))):
         cover, light = draw_leaf(shape[1:], generator)
         texture = math.exp(uniform(-2.0, 0.2)) * draw_texture(shape, uniform(ROUGHEST, FLATTEST), generator)
