@@ -98,7 +98,8 @@ def draw_texture(shape: tuple[int, int, int], exponent: float, generator: torch.
     white = torch.randn(channels + 1, height, width, generator=generator)
     noise = torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=(height, width))
     noise = noise / noise.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-6)
-    return (noise[:1] + COLOURFULNESS * noise[1:]) / math.hypot(1, COLOURFULNESS)
+    texture: Tensor = (noise[:1] + COLOURFULNESS * noise[1:]) / math.hypot(1, COLOURFULNESS)
+    return texture
 
 
 def _colour(channels: int, generator: torch.Generator) -> Tensor:

@@ -53,7 +53,7 @@ class TestDrawLeaf:
         def only(*limits: object, generator: torch.Generator) -> Tensor:
             return torch.tensor(kind) if limits == (3, ()) else drawn(*limits, generator=generator)  # type: ignore[call-overload]
 
-        monkeypatch.setattr(dead_leaves.torch, "randint", only)
+        monkeypatch.setattr(torch, "randint", only)
         places = torch.linspace(-20, 20, 41)
         distance = dead_leaves._distance(places.view(1, -1).expand(41, -1), places.view(-1, 1), 10.0, random())
         assert distance[20, 20].item() < -5
