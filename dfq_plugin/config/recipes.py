@@ -43,10 +43,11 @@ _LOW_BITS: dict[str, dict[str, Any]] = {
         "finetune": {"epochs": 100, "batch_size": 64},
     },
 }
-# Rounding by second moments costs two passes over the images, and on fractals gives more than reconstruction in the
+# Rounding by second moments costs a few passes over the images, and on drawn ones gives more than reconstruction in the
 # same time; so does a little fine-tuning afterwards.
+_DRAWN = {"provider": "mixture", "params": {"parts": [{"provider": "dead_leaves"}, {"provider": "fractal"}]}}
 _BY_MOMENTS: dict[str, Any] = {
-    "calibration": {"num_samples": 256, "provider": "fractal", "params": {}},
+    "calibration": {"num_samples": 256} | _DRAWN,
     "quantize": {"rounding": "gptq"},
 }
 _LOW_BITS_LARGE_IMAGES: dict[str, dict[str, Any]] = {

@@ -49,7 +49,8 @@ def test_low_bits_of_large_images_are_rounded_by_moments(recipe: str, shape: lis
     found = config(recipe, input_shape=shape, quantize={"weight_bits": 4})
     assert (found.quantize.rounding == "gptq") == large
     assert (found.quantize.reconstruction.steps == 0) == large
-    assert found.calibration.provider == ("fractal" if large else "mixture")
+    parts = [part["provider"] for part in found.calibration.params["parts"]]
+    assert parts == (["dead_leaves", "fractal"] if large else ["auto", "fractal"])
     assert (found.finetune.epochs > 0) == (recipe == "best")
 
 
