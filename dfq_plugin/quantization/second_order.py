@@ -32,6 +32,7 @@ MOST_CODES = 255  # from the lowest to the highest; weights with so many keep th
 MOST_TURNS = 4  # of the layers of a block; each is two passes over the images
 PLACES = 128  # of an image's map that a layer's moments are taken from
 MOST_UNFOLDED = 2**24  # elements of patches at once
+MOST_INPUTS = 8192  # of one output; the moments of more take gigabytes, and SQuant rounds the weights
 STRIDE, PADDING, DILATION, GROUPS = 3, 4, 5, 6  # arguments of a convolution
 DEFAULTS = {STRIDE: 1, PADDING: 0, DILATION: 1, GROUPS: 1}
 NAMES = {STRIDE: "stride", PADDING: "padding", DILATION: "dilation", GROUPS: "groups"}
@@ -43,8 +44,8 @@ logger = logging.getLogger("nncf.dfq_plugin.quantize")
 def round_by_moments(student: Student, graph: OperatorGraph, images: Tensor, batch_size: int) -> None:
     """Round the weights of a student by GPTQ, in place.
 
-    Left as they are: weights that several layers share, and those of operators other than convolutions in two
-    dimensions and linear layers.
+    Left as they are: weights that several layers share, those of operators other than convolutions in two dimensions
+    and linear layers, and those of layers with very many inputs.
 
     Args:
         student: its weights still in float, its ranges set.
@@ -120,6 +121,8 @@ class _Watched:
     def _samples(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Tensor]:
         """What the weights are multiplied with at some places, (groups, inputs, M); the same places in float."""
         inputs = arguments[0]
+        if self._weight[0].numel() > MOST_INPUTS:
+            return
         if inputs.ndim == 4 and self._weight.ndim == 4:
             yield from self._samples_of_map(inputs, arguments, keywords)
         elif self._weight.ndim == 2:

@@ -143,3 +143,15 @@ def test_layers_of_a_block_take_turns_in_order() -> None:
     assert [list(part) for part in second_order._turns("abc")] == [["a"], ["b"], ["c"]]
     assert [list(part) for part in second_order._turns("abcdefghi")] == [list("abc"), list("def"), list("ghi")]
     assert second_order._turns("") == []
+
+
+def test_layers_with_very_many_inputs_are_left_as_they_are(
+    case: tuple[Student, OperatorGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, graph = case
+    before = {name: value.clone() for name, value in student.network.named_parameters()}
+    monkeypatch.setattr(second_order, "MOST_INPUTS", 26)  # of strided 27, of the others fewer
+    round_by_moments(student, graph, torch.randn(4, 3, 8, 8), batch_size=4)
+    changed = {name for name, value in student.network.named_parameters() if not torch.equal(value, before[name])}
+    assert "network.strided.weight" not in changed
+    assert {"network.grouped.weight", "network.head.weight"} <= changed
