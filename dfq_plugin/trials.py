@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -68,10 +68,10 @@ def _filled(phase: Phase) -> float:
 
 @dataclass(frozen=True)
 class _QuantizeRun:
-    """Seconds of one trial of ``quantize``, those of block reconstruction apart."""
+    """Seconds of one trial of ``quantize``, those of the loop over the blocks of the network apart."""
 
     rest_s: float
-    reconstruction_s: float
+    blocks_s: float
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,20 @@ class Trials:
 
     @cached_property
     def _first_quantized(self) -> tuple[_QuantizeRun, Student]:
-        return self._quantize(items=1, steps=1)
+        return self._quantize(items=1, steps=1, images=self._few_images)
 
-    def _quantize(self, *, items: int, steps: int) -> tuple[_QuantizeRun, Student]:
-        """Quantize on so many batches, with so many steps a block where blocks are reconstructed."""
+    @cached_property
+    def _by_moments(self) -> bool:
+        """Whether the time of the loop over the blocks grows with the images, and with nothing else."""
+        settings = self._config.quantize
+        return settings.rounding == "gptq" and not settings.reconstruction.steps
+
+    @cached_property
+    def _few_images(self) -> int:
+        return max(1, self.images // FEW_ITEMS) if self._by_moments else self.images
+
+    def _quantize(self, *, items: int, steps: int, images: int) -> tuple[_QuantizeRun, Student]:
+        """Quantize on so many batches and images, with so many steps a block where blocks are reconstructed."""
         settings = self._config.quantize
         reconstruction = settings.reconstruction
         cut = {
@@ -125,12 +135,14 @@ class Trials:
             "allocation": type(settings.allocation)(),
         }
         with _seconds() as elapsed, watch_loops() as watch:
-            student = self._run_quantize(settings.model_copy(update=cut))
+            student = self._run_quantize(settings.model_copy(update=cut), images)
         seconds = sum(loop.seconds for loop in watch.loops)
         return _QuantizeRun(elapsed() - seconds, seconds), student
 
-    def _run_quantize(self, settings: QuantizeSettings) -> Student:
-        return quantization.quantize(self._teacher.network, self.synthetic, settings, self._config.target_device)
+    def _run_quantize(self, settings: QuantizeSettings, images: int) -> Student:
+        whole = self.synthetic
+        part = replace(whole, images=whole.images[:images], labels=None)
+        return quantization.quantize(self._teacher.network, part, settings, self._config.target_device)
 
     def quantize_seconds(self) -> float:
         """What ``quantize`` will take."""
@@ -141,20 +153,24 @@ class Trials:
         first, _ = self._first_quantized
         items = math.ceil(min(settings.num_init_samples, self._wanted) / settings.batch_size)
         total: float = build_s + first.rest_s + self._allocation_seconds()
-        if items == 1 and not settings.reconstruction.steps:
+        if items == 1 and not settings.reconstruction.steps and not self._by_moments:
             return total
         more = min(items, FEW_ITEMS)
-        second, _ = self._quantize(items=more, steps=FEW_STEPS)
+        second, _ = self._quantize(items=more, steps=FEW_STEPS, images=self.images)
         if more > 1:
             total += (items - 1) * max(0.0, second.rest_s - first.rest_s) / (more - 1)
-        return total + self._reconstruction_seconds(first, second)
+        return total + self._blocks_seconds(first, second)
 
-    def _reconstruction_seconds(self, first: _QuantizeRun, second: _QuantizeRun) -> float:
+    def _blocks_seconds(self, first: _QuantizeRun, second: _QuantizeRun) -> float:
+        between = max(0.0, second.blocks_s - first.blocks_s)
+        if self._by_moments:
+            image_s = between / max(1, self.images - self._few_images)
+            return first.blocks_s + (self._wanted - self._few_images) * image_s
         steps = self._config.quantize.reconstruction.steps
         if steps <= 1:
-            return first.reconstruction_s
-        step_s = max(0.0, second.reconstruction_s - first.reconstruction_s) / (min(FEW_STEPS, steps) - 1)
-        passes_s = max(0.0, first.reconstruction_s - step_s)  # all images once through every block
+            return first.blocks_s
+        step_s = between / (min(FEW_STEPS, steps) - 1)
+        passes_s = max(0.0, first.blocks_s - step_s)  # all images once through every block
         return passes_s * self._wanted / self.images + steps * step_s
 
     def _allocation_seconds(self) -> float:
@@ -163,8 +179,9 @@ class Trials:
             return 0.0
         without = settings.reconstruction.model_copy(update={"steps": 0})
         with watch_loops(ENOUGH_S) as watch:
-            self._run_quantize(settings.model_copy(update={"num_init_samples": 1, "reconstruction": without}))
-        (loop,) = watch.loops
+            cut = {"num_init_samples": 1, "reconstruction": without}
+            self._run_quantize(settings.model_copy(update=cut), self.images)
+        loop = watch.loops[0]  # rounding by GPTQ would be another
         tried = min(settings.allocation.num_images, self.images)
         wanted = min(settings.allocation.num_images, self._wanted)
         return (loop.total or 0) * loop.step_s * wanted / tried

@@ -58,3 +58,15 @@ def test_estimate_is_right_within_a_factor_of_two(job: dict[str, Any], tmp_path:
     for stage in ("synthesize", "finetune"):  # where nearly all the time of a real job goes
         assert 0.4 < stages[stage] / done["timings_s"][stage] < 2.5
     assert 0.5 < told["peak_memory_bytes"] / done["peak_memory_bytes"] < 2
+
+
+@pytest.mark.alone
+@pytest.mark.usefixtures("kernels")
+def test_rounding_by_moments_is_foretold_with_bits_to_allocate(job: dict[str, Any], tmp_path: Path) -> None:
+    job["calibration"] = {"provider": "noise", "num_samples": 1500}
+    allocation = {"average_weight_bits": 4.5, "num_images": 8, "widths": [3, 5]}
+    job["quantize"] = {"weight_bits": 4, "rounding": "gptq", "allocation": allocation}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job))
+    (told,) = (stage for stage in ask(TELL, path, tmp_path)["stages"] if stage["stage"] == "quantize")
+    assert 0.4 < told["seconds"] / ask(DO, path, tmp_path)["timings_s"]["quantize"] < 2.5
