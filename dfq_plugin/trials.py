@@ -295,9 +295,9 @@ class Trials:
     def more_bytes(self) -> int:
         """Memory for what the whole job holds beside what the trials held: more images."""
         wanted, image = self._wanted - self.images, 4 * math.prod(self._config.input_shape)
-        reconstructs = self._config.quantize.reconstruction.steps > 0
+        by_blocks = self._config.quantize.reconstruction.steps > 0 or self._by_moments
         between = (
-            quantization.bytes_between_blocks(self._teacher.network, self.synthetic.images[:1]) if reconstructs else 0
+            quantization.bytes_between_blocks(self._teacher.network, self.synthetic.images[:1]) if by_blocks else 0
         )
         real = 0 if self._real_images is None else len(self._real_images) * image
         return max(0, wanted) * (COPIES * image + between) + real
