@@ -9,7 +9,7 @@ Objective: none; the teacher is not looked at, so that any network can be calibr
 
 Deviations:
     D1  the density of a leaf's radius r falls with r^-2 instead of r^-3, and few leaves fall, on a textured ground:
-        larger objects, and a picture in a tenth of a second.
+        larger objects, and a picture of 224 pixels in a fifth of a second.
     D2  ellipses, rectangles and stars with bent edges; Baradad et al. take discs, squares and rotated polygons.
     D3  every leaf has a texture and a light of its own; its edge is more or less sharp, and some pictures are blurred.
 """

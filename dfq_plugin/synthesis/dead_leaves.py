@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dfq_plugin.synthesis.fractals import COLOURFULNESS
+
 FEWEST_LEAVES = 4
 SMALLEST, LARGEST = 0.02, 0.5  # radius of a leaf, relative to the longer side
 STRETCH = 0.7  # largest logarithm of the ratio of a leaf's axes, halved
 SOFTEST, SHARPEST = 1.2, -0.7  # logarithms of the width of an edge, in pixels
 FLATTEST, ROUGHEST = 1.8, 0.8  # exponents of a texture's spectrum; photographs have about 1
-COLOURFULNESS = 0.4  # how much the channels vary on their own, relative to what they share
 BLURRED = 0.4  # share of the pictures that are blurred a little
 
 
