@@ -46,7 +46,7 @@ def store_codes(surgeon: Surgeon, where: ir.Node, codes: Codes, name: str, *, bi
         packed = form(surgeon, where, codes, name, bits)
         if _stored_bytes(packed) < codes.nbytes + len(name) + FRAME_BYTES:
             return packed
-    return surgeon.constant(f"{name}_codes", codes)
+    return surgeon.constant(f"{name}_codes", codes, own=True)
 
 
 def declare_packed_types(model: ir.Model) -> None:

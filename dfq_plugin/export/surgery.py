@@ -30,10 +30,12 @@ class Surgeon:
         self._taken.add(candidate)
         return candidate
 
-    def constant(self, name: str, array: npt.NDArray[Any], dtype: ir.DataType | None = None) -> ir.Value:
-        """An initializer holding ``array``; equal small arrays are stored once."""
+    def constant(
+        self, name: str, array: npt.NDArray[Any], dtype: ir.DataType | None = None, *, own: bool = False
+    ) -> ir.Value:
+        """An initializer holding ``array``; equal small arrays are stored once, but for one that is ``own``."""
         key = (str(dtype or array.dtype), array.tobytes(), array.shape)
-        if array.size <= 64 and key in self._shared:
+        if array.size <= 64 and key in self._shared and not own:
             shared = self._shared[key]
             if shared.name not in self.graph.initializers:  # nothing read it for a while
                 self.graph.register_initializer(shared)
@@ -43,7 +45,7 @@ class Surgeon:
             name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
         self.graph.register_initializer(value)
-        self._shared[key] = value
+        self._shared.setdefault(key, value)
         return value
 
     def integers(self, name: str, values: Sequence[int]) -> ir.Value:

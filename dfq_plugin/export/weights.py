@@ -154,7 +154,8 @@ def _dequantize(surgeon: Surgeon, where: ir.Node, stored: Stored, name: str) -> 
     """Codes * step, with zero point 0 of the codes' own type."""
     dtype = np.int32 if stored.codes.dtype == ir.DataType.INT32 else np.int8
     scale = surgeon.constant(f"{name}_step", stored.step.astype(np.float32))
-    zero = surgeon.constant(f"{name}_zero", np.zeros(stored.step.shape, dtype=dtype))
+    # For exact sums without VNNI onnxruntime copies codes and zero point of each weight, once and under one name.
+    zero = surgeon.constant(f"{name}_zero", np.zeros(stored.step.shape, dtype=dtype), own=dtype is np.int8)
     inputs, axis = [stored.codes, scale, zero], {} if stored.axis is None else {"axis": stored.axis}
     return surgeon.insert(where, "DequantizeLinear", inputs, axis, name=name, shape=stored.codes.shape)
 

@@ -16,6 +16,9 @@ from dfq_plugin.validation.outside_data import outside_files
 
 onnxruntime.disable_telemetry_events()  # for the case that it was imported before this package
 
+# Without it x86 processors that have neither VNNI nor AMX sum pairs of products in 16 bits, where W8A8 can overflow; on
+# all others it changes nothing.
+EXACT_SUMS = "session.x64quantprecision"
 OPTIONS = {
     "session.intra_op.allow_spinning": "0",
     "session.qdq_matmulnbits_accuracy_level": "1",  # its own choice quantizes activations that were left in float
@@ -28,6 +31,7 @@ def open_session(
     threads: int | None = None,
     optimized_path: Path | None = None,
     folder: Path | None = None,
+    exact_sums: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Load a model at full optimisation on the CPU, as a deployment would.
 
@@ -36,10 +40,24 @@ def open_session(
         threads: fixed number of threads; None leaves the choice to onnxruntime.
         optimized_path: where to write the graph that is really run; its weights go to a file beside it.
         folder: where the external data of a serialised model lies.
+        exact_sums: set ``EXACT_SUMS``, but for models that onnxruntime only loads without it: 1.32 cannot copy the
+            weights of a layer that runs twice.
 
     Raises:
         ValidationError: onnxruntime refuses the model; its message is repeated.
     """
+    options = _options(threads, optimized_path, folder)
+    if exact_sums:
+        options.add_session_config_entry(EXACT_SUMS, "1")
+    try:
+        return _load(model, options)
+    except ValidationError:
+        if not exact_sums:
+            raise
+        return _load(model, _options(threads, optimized_path, folder))
+
+
+def _options(threads: int | None, optimized_path: Path | None, folder: Path | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
@@ -53,6 +71,10 @@ def open_session(
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return options
+
+
+def _load(model: str | Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     source = str(model) if isinstance(model, Path) else model
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
