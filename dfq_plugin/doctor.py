@@ -15,7 +15,7 @@ from typing import Any
 
 from dfq_plugin import __version__
 from dfq_plugin.diagnosis import Diagnosis, Extension, Finding, format_diagnosis
-from dfq_plugin.hardware import Gpu, Processor, import_if_there, read_gpus, read_memory, read_processor
+from dfq_plugin.hardware import EXACT_SUMS, Gpu, Processor, import_if_there, read_gpus, read_memory, read_processor
 from dfq_plugin.machine import (
     BuildTools,
     dead_locks,
@@ -191,7 +191,8 @@ def _judge_extension(facts: Diagnosis) -> Finding:
 def _judge_processor(processor: Processor) -> Finding:
     saturates = processor.may_saturate_w8a8
     advice = (
-        'Set "overflow_fix": "enable" in the section "quantize"; weights or activations below 8 bits are safe as is.'
+        f'Run files with onnxruntime\'s session option {EXACT_SUMS} = 1, as validation does, or set "overflow_fix": '
+        '"enable" in the section "quantize"; weights or activations below 8 bits are safe as is.'
     )
     if saturates is None:
         return Finding(

@@ -24,6 +24,8 @@ INSTRUCTIONS = {
     "sve": ("sve", "sve"),
 }
 DOT_PRODUCT_INSTRUCTIONS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+# The option of an onnxruntime session with which W8A8 is exact on x86 without these; elsewhere it changes nothing.
+EXACT_SUMS = "session.x64quantprecision"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from dfq_plugin.baselines import Baseline
 from dfq_plugin.batchnorm_match import IMAGES, LayerMatch
 from dfq_plugin.config import Config
 from dfq_plugin.finetuning import History
-from dfq_plugin.hardware import read_processor
+from dfq_plugin.hardware import EXACT_SUMS, read_processor
 from dfq_plugin.images import LabelledImages
 from dfq_plugin.machine import installed_version
 from dfq_plugin.report import BitsRow, Census, Parity, Pictures, Report
@@ -105,7 +105,7 @@ def build_report(  # noqa: PLR0917 - one argument a stage
         config=config.resolved(),
         command=f"dfq run {shlex.quote(str(Path(config.output_dir) / 'config.json'))}",
         evidence=PROOF,
-        notes=_notes(config, teacher, evidence, baselines),
+        notes=[*_notes(config, teacher, evidence, baselines), *_overflow(verdict)],
     )
 
 
@@ -175,6 +175,17 @@ def _against_teacher(quality: Mapping[str, Quality], field: str) -> AgainstTeach
     if not quality:
         return no_comparison()
     return {"student": getattr(quality["student"], field), "onnx": getattr(quality["onnx"], field)}
+
+
+def _overflow(verdict: Verdict) -> Iterator[str]:
+    found = verdict.overflow
+    if found is not None and found.differing:
+        yield (
+            f"Without onnxruntime's session option `{EXACT_SUMS}` = 1, with which all this was measured, "
+            f"{found.differing:,} of {found.codes:,} codes of {found.images} images are others, by up to "
+            f"{found.max_difference}: this processor has neither VNNI nor AMX, and sums overflow in 16 bits. Set the "
+            "option wherever the file runs on such processors, or quantize with quantize.overflow_fix 'enable'."
+        )
 
 
 def _notes(

@@ -126,7 +126,8 @@ class QuantizeSettings(Settings):
         default="performance", description="Activations symmetric (`performance`) or asymmetric (`mixed`)."
     )
     overflow_fix: Literal["disable", "enable", "first_layer_only"] = Field(
-        default="disable", description="Halve the 8-bit weight range, for processors without VNNI."
+        default="disable",
+        description="Halve the 8-bit weight range, for processors without VNNI and sessions without exact sums.",
     )
     ignored_scopes: IgnoredScopes = Field(default=IgnoredScopes(), description="Which operations stay in float.")
     quantize_inputs: bool = Field(default=True, description="Quantize the network's input.")

@@ -51,6 +51,7 @@ def test_saturation_is_warned_of_without_vnni(platform_: str) -> None:
     (found,) = problems(processor=Processor("Old", platform_, ("avx2",), 1, 1))
     assert found.level == "warn"
     assert "W8A8 may saturate" in found.what
+    assert "session.x64quantprecision = 1" in found.advice
     assert '"overflow_fix": "enable"' in found.advice
 
 

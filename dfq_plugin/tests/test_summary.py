@@ -23,7 +23,7 @@ from dfq_plugin.student import BitAssignment, ProductLayer, QuantizerSite, Stude
 from dfq_plugin.summary import build_report, describe, file_metadata
 from dfq_plugin.synthetic_set import Provenance, SyntheticSet
 from dfq_plugin.teacher import PIXELS_NOT_KNOWN, ModelFacts, Teacher
-from dfq_plugin.validation import Census, Latency, Parity, Quality, Verdict
+from dfq_plugin.validation import Census, Latency, Overflow, Parity, Quality, Verdict
 from dfq_plugin.validation.census import FloatNode
 
 SYNTHETIC = SyntheticSet(
@@ -92,6 +92,14 @@ def build(**changes: Any) -> Report:
 
 def test_set_is_described_by_count_provider_and_seed() -> None:
     assert describe(SYNTHETIC) == "6 calibration images (intraq, seed 3)"
+
+
+def test_codes_that_overflow_without_exact_sums_are_told() -> None:
+    (note,) = set(build(verdict=replace(VERDICT, overflow=Overflow(20000, 1500, 76, 4))).notes) - set(build().notes)
+    assert "`session.x64quantprecision` = 1" in note
+    assert "1,500 of 20,000 codes of 4 images are others, by up to 76" in note
+    assert "overflow_fix" in note
+    assert build(verdict=replace(VERDICT, overflow=Overflow(20000, 0, 0, 4))).notes == build().notes
 
 
 def test_file_says_where_it_comes_from() -> None:

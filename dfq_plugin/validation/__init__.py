@@ -13,11 +13,21 @@ from dfq_plugin.images import LabelledImages
 from dfq_plugin.student import Student
 from dfq_plugin.validation.accuracy import Quality, compare_logits, layer_sqnr, onnx_logits, torch_logits
 from dfq_plugin.validation.census import Census, require_integer, take_census
-from dfq_plugin.validation.parity import Parity, compare, require_equal
+from dfq_plugin.validation.parity import Overflow, Parity, compare, find_overflow, require_equal
 from dfq_plugin.validation.runtime import open_session, size_on_disk
 from dfq_plugin.validation.speed import Latency, measure
 
-__all__ = ["Census", "Latency", "Parity", "Quality", "Verdict", "assess", "assess_network", "validate"]
+__all__ = [
+    "Census",
+    "Latency",
+    "Overflow",
+    "Parity",
+    "Quality",
+    "Verdict",
+    "assess",
+    "assess_network",
+    "validate",
+]
 
 logger = logging.getLogger("nncf.dfq_plugin.validate")
 SQNR_IMAGES = 8  # images for the per-layer ratios; every activation of these is held in memory
@@ -33,6 +43,7 @@ class Verdict:
         latency: float and integer milliseconds; None when no float file was given.
         size_bytes: of the file, with the weights that it keeps beside it.
         sqnr_db: per quantized tensor, in dB.
+        overflow: what changes without exact sums; None where this processor's are exact anyway.
     """
 
     census: Census
@@ -40,6 +51,7 @@ class Verdict:
     latency: Latency | None
     size_bytes: int
     sqnr_db: tuple[tuple[str, float], ...]
+    overflow: Overflow | None = None
 
 
 def validate(
@@ -68,8 +80,10 @@ def validate(
     in_float = [node.name for node in census.float_nodes]
     tolerance = settings.parity_tolerance
     parity = compare(path, images.numpy(), settings.parity_codes, tolerance=tolerance, in_float=in_float)
+    overflow = None
     if not census.is_weight_only:
         require_equal(parity, path)
+        overflow = find_overflow(path, images.numpy())
     latency = None
     if float_path is not None and settings.latency_runs > 0:
         latency = measure(float_path, path, student.input_shape, settings.latency_runs)
@@ -83,7 +97,7 @@ def validate(
         parity.mismatches,
         parity.max_difference,
     )
-    return Verdict(census, parity, latency, size_on_disk(path), tuple(ratios))
+    return Verdict(census, parity, latency, size_on_disk(path), tuple(ratios), overflow)
 
 
 def assess(path: str | Path, student: Student, teacher: nn.Module, evidence: LabelledImages) -> dict[str, Quality]:

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 
 from dfq_plugin.errors import ValidationError
+from dfq_plugin.hardware import read_processor
 from dfq_plugin.validation.arithmetic import UINT8_MAX, Array
 from dfq_plugin.validation.integer_reference import IntegerReference, open_reference
 from dfq_plugin.validation.library import MOVEMENT
@@ -99,6 +100,43 @@ def compare(
     return tally.result()
 
 
+@dataclass(frozen=True)
+class Overflow:
+    """What changes where onnxruntime is not asked for exact sums.
+
+    Attributes:
+        codes: how many codes were looked at.
+        differing: how many of them are others, because they or what they were made of overflowed.
+        max_difference: the largest difference between two codes.
+        images: how many images were run.
+    """
+
+    codes: int
+    differing: int
+    max_difference: int
+    images: int
+
+
+def find_overflow(path: str | Path, images: npt.NDArray[np.float32]) -> Overflow | None:
+    """Compare sessions with and without exact sums; None where the processor's sums are exact anyway.
+
+    Args:
+        path: the exported file.
+        images: (N, C, H, W) float32 in the network's input space; the first ``BATCH`` of them are run.
+    """
+    if read_processor().may_saturate_w8a8 is False:
+        return None
+    watched, batch = _expose_codes(load_proto(path)).SerializeToString(), images[:BATCH]
+    exact, plain = (
+        _watch(open_session(watched, folder=Path(path).parent, exact_sums=asked), batch) for asked in (True, False)
+    )
+    pairs = [(exact[name].astype(np.int16), plain[name]) for name in exact if exact[name].dtype == np.uint8]
+    gaps = [np.abs(one - other) for one, other in pairs]
+    differing = sum(int(np.count_nonzero(gap)) for gap in gaps)
+    largest = max((int(gap.max(initial=0)) for gap in gaps), default=0)
+    return Overflow(sum(gap.size for gap in gaps), differing, largest, len(batch))
+
+
 def require_equal(parity: Parity, path: str | Path) -> None:
     """Raise when a code differs, or nothing was compared.
 
@@ -115,6 +153,11 @@ def require_equal(parity: Parity, path: str | Path) -> None:
             f"{path}: onnxruntime and the integer reference differ in {parity.mismatches} of {parity.codes_compared} "
             f"codes{by}: {listed}."
         )
+        if read_processor().may_saturate_w8a8:
+            msg += (
+                " This processor has neither VNNI nor AMX. Where a layer runs twice, onnxruntime cannot keep its sums "
+                "exact, and 8 bits may overflow: set quantize.overflow_fix to 'enable'."
+            )
         raise ValidationError(msg)
 
 

@@ -12,13 +12,11 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 
 from dfq_plugin.errors import InputError, ValidationError
+from dfq_plugin.hardware import EXACT_SUMS
 from dfq_plugin.validation.outside_data import outside_files
 
 onnxruntime.disable_telemetry_events()  # for the case that it was imported before this package
 
-# Without it x86 processors that have neither VNNI nor AMX sum pairs of products in 16 bits, where W8A8 can overflow; on
-# all others it changes nothing.
-EXACT_SUMS = "session.x64quantprecision"
 OPTIONS = {
     "session.intra_op.allow_spinning": "0",
     "session.qdq_matmulnbits_accuracy_level": "1",  # its own choice quantizes activations that were left in float

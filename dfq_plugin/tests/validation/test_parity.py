@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from dfq_plugin.errors import ValidationError
+from dfq_plugin.hardware import Processor
+from dfq_plugin.validation import parity
 from dfq_plugin.validation.parity import Parity, _batches, _expose_codes, _Tally, require_equal
 
 PROVEN = Parity(codes_compared=100, mismatches=0, tensors=3, tensors_taken=0, logits_equal=True, images=4)
@@ -48,6 +50,15 @@ class TestRequirement:
     def test_nothing_compared_is_no_proof(self) -> None:
         with pytest.raises(ValidationError, match=r"m\.onnx: no tensor of codes could be compared"):
             require_equal(replace(PROVEN, codes_compared=0), "m.onnx")
+
+    @pytest.mark.parametrize(("instructions", "advised"), [(("avx2",), True), (("avx2", "avx512_vnni"), False)])
+    def test_overflow_fix_is_advised_where_sums_may_overflow(
+        self, monkeypatch: pytest.MonkeyPatch, instructions: tuple[str, ...], *, advised: bool
+    ) -> None:
+        monkeypatch.setattr(parity, "read_processor", lambda: Processor("", "x86_64", instructions, 1, 1))
+        with pytest.raises(ValidationError) as caught:
+            require_equal(replace(PROVEN, mismatches=1), "m.onnx")
+        assert ("quantize.overflow_fix" in str(caught.value)) is advised
 
     def test_tensors_that_differ_are_listed_five_at_most(self) -> None:
         found = {f"tensor{index}": codes(*[0] * 9) for index in range(6)}
