@@ -72,6 +72,15 @@ class Layer(nn.Module):
         zeros = torch.zeros(len(steps), dtype=torch.int64)
         self.rounding = Rounding(Grid(steps, zeros, -top, top, axis), "weight", "layer")
 
+    @torch.no_grad()
+    def halve(self) -> None:
+        """Halve the codes of the weight, rounded towards zero, as an overflow fix does."""
+        grid, weight = self.rounding.grid, self.layer.weight
+        shape = [1] * weight.ndim
+        shape[grid.axis or 0] = -1
+        step = grid.step.reshape(shape)
+        weight.copy_((weight / step / 2).trunc() * step)
+
     def forward(self, values: Tensor) -> Tensor:
         return torch.func.functional_call(self.layer, {"weight": self.rounding(self.layer.weight)}, (values,))
 
