@@ -37,7 +37,8 @@ from dfq_plugin.validation import SQNR_IMAGES, Quality, Verdict
 PROOF = (
     "The file was loaded by onnxruntime at full optimisation and the operators of the resulting graph were counted. "
     "Every tensor of integer codes was compared with an independent reference that does not use onnxruntime. "
-    "Latency: medians on one thread, float and integer file run in turn in one process."
+    "Latency: medians on one thread, float and integer file run in turn in one process. "
+    f"Sessions had the option `{EXACT_SUMS}` = 1, which yours need too on x86 without VNNI, lest sums overflow."
 )
 SHOWN = ("dfq-plugin", "torch", "nncf", "onnx", "onnxruntime", "numpy")  # packages that numbers may depend on
 
