@@ -85,7 +85,10 @@ def test_every_code_of_a_random_graph_equals_the_reference() -> None:
     outcome = prove_many(150, seed=0)
     assert outcome.graphs >= 150
     assert outcome.codes > 100_000
-    assert set(outcome.operators) == {operator.name for operator in CHOICES}
+    wanted, seen = {operator.name for operator in CHOICES}, set(outcome.operators)
+    for seed in range(1, 5):  # what a seed draws differs between versions of hypothesis: the oldest leaves one out
+        seen |= set() if seen == wanted else set(prove_many(30, seed).operators)
+    assert seen == wanted
 
 
 def main() -> None:
