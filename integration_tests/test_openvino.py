@@ -128,14 +128,15 @@ def test_attention(tmp_path: Path) -> None:
         mixed = net.out(net.attended(scores @ content))
         return net.head(net.final(mixed + tokens).mean(1))
 
+    bits = 7 if OVERFLOWS else 8
     network = Network(
         forward,
         images=activation(1 / 16, 128),
-        mixed=Layer(nn.Linear(3, 12), bits=7),
+        mixed=Layer(nn.Linear(3, 12), bits=bits),
         split=activation(1 / 16, 128),
-        weights=activation(1 / 32, 0, bits=7),  # the product of two activations overflows without VNNI too
+        weights=activation(1 / 2 ** (bits - 2), 0, bits=bits),  # the product of two activations overflows too
         attended=activation(1 / 2, 128),
-        out=Layer(nn.Linear(4, 3), bits=7, input_step=1 / 2),
+        out=Layer(nn.Linear(4, 3), bits=bits, input_step=1 / 2),
         final=activation(1 / 2, 128),
         head=nn.Linear(3, 5),
     )

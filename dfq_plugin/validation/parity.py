@@ -130,11 +130,11 @@ def find_overflow(path: str | Path, images: npt.NDArray[np.float32]) -> Overflow
     exact, plain = (
         _watch(open_session(watched, folder=Path(path).parent, exact_sums=asked), batch) for asked in (True, False)
     )
-    pairs = [(exact[name].astype(np.int16), plain[name]) for name in exact if exact[name].dtype == np.uint8]
-    gaps = [np.abs(one - other) for one, other in pairs]
-    differing = sum(int(np.count_nonzero(gap)) for gap in gaps)
-    largest = max((int(gap.max(initial=0)) for gap in gaps), default=0)
-    return Overflow(sum(gap.size for gap in gaps), differing, largest, len(batch))
+    tally = _Tally(tolerance=0)
+    for name, codes in exact.items():
+        if codes.dtype == np.uint8:
+            tally.compare(name, plain[name], codes)
+    return Overflow(tally.compared, tally.differing.total(), tally.largest, len(batch))
 
 
 def require_equal(parity: Parity, path: str | Path) -> None:
@@ -180,14 +180,15 @@ class _Tally:
         for name, array in reference.steps(batch, outputs, follow=self.tolerance > 0):
             if name in untouched:
                 untouched.remove(name)
-                self._compare(name, outputs[name], array)
+                self.compare(name, outputs[name], array)
             elif array.dtype == np.float32:
                 same = np.array_equal(array, logits, equal_nan=True)
                 self.logits_equal = None if self.tolerance else same and self.logits_equal is not False
         self.taken |= untouched
         self.images += len(batch)
 
-    def _compare(self, name: str, found: Array, expected: Array) -> None:
+    def compare(self, name: str, found: Array, expected: Array) -> None:
+        """Count the codes of one tensor that differ."""
         self.tensors.add(name)
         self.compared += found.size
         if found.shape == expected.shape:
