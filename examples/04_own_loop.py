@@ -23,7 +23,7 @@ from dfq_plugin.student import Student
 from dfq_plugin.teacher import read_facts
 
 SMOKE = "--smoke" in sys.argv
-SETTINGS = FinetuneSettings(epochs=6 if SMOKE else 10, lr=1e-2, losses={"kl": 1.0, "mse": 0.1})
+SETTINGS = FinetuneSettings(epochs=4 if SMOKE else 10, lr=1e-2, losses={"kl": 1.0, "mse": 0.1})
 PROVIDER = AdaDFQ(steps=40 if SMOKE else 200, steps_per_epoch=30, warmup_epochs=2, batch_size=32)
 
 
