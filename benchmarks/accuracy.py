@@ -7,8 +7,8 @@
 A recipe brings a provider of its own, named ``recipe`` here; with another provider it chooses the rest.
 DIR holds, for ``resnet20``, ``resnet20_cifar10_jpeg.safetensors``, ``cifar10_jpeg_test.safetensors`` and
 ``cifar10_jpeg_train5120.safetensors``; for ``efficientnet_lite0`` a folder ``imagenet_sample`` of images named
-``CLASS_*.jpg``. The ``folder`` provider is the real-data baseline: training images for CIFAR, for ImageNet 64 images of
-the sample itself, which are left out of its measurement.
+``CLASS_*.jpg``. The ``folder`` provider is the real-data baseline: training images for CIFAR, for ImageNet images of
+the sample itself, as many as ``--real-images``, which are left out of its measurement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]  # the modules that the configs name
@@ -31,7 +31,7 @@ from dfq_plugin.images import open_images
 from dfq_plugin.teacher import ModelFacts
 
 NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-REAL_IMAGES = 64  # as many as each provider makes
+FEW = 64  # images that a provider makes where no recipe says how many
 
 
 def main() -> None:
@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=["fast", "balanced", "best"])
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--providers", nargs="+", default=["intraq"])
+    parser.add_argument("--real-images", type=int, default=FEW, help="of ImageNet's sample, for the provider 'folder'")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"))
@@ -72,7 +73,7 @@ def measure(arguments: argparse.Namespace, provider: str, seed: int) -> dict[str
     bits = f"w{arguments.bits}a{activation_bits}" + ("_all" if arguments.all_layers else "")
     name = "_".join([arguments.network, *([arguments.recipe] if arguments.recipe else []), provider, bits, str(seed)])
     describe = resnet20_job if arguments.network == "resnet20" else efficientnet_job
-    job = describe(arguments.data, arguments.output, provider)
+    job = describe(arguments, provider)
     if arguments.recipe:
         job["recipe"] = arguments.recipe
         if provider != "folder":  # of real images there are only so many
@@ -107,8 +108,9 @@ def measure(arguments: argparse.Namespace, provider: str, seed: int) -> dict[str
     }
 
 
-def resnet20_job(data: Path, _: Path, provider: str) -> dict[str, Any]:
+def resnet20_job(arguments: argparse.Namespace, provider: str) -> dict[str, Any]:
     """CIFAR-10."""
+    data = arguments.data
     params: dict[str, dict[str, Any]] = {
         "intraq": {"preset": "cifar10", "steps": 200, "learning_rate": 0.1, "batch_size": 128},
         "zeroq": {"steps": 200, "batch_size": 128},
@@ -126,25 +128,25 @@ def resnet20_job(data: Path, _: Path, provider: str) -> dict[str, Any]:
     }
 
 
-def efficientnet_job(data: Path, output: Path, provider: str) -> dict[str, Any]:
+def efficientnet_job(arguments: argparse.Namespace, provider: str) -> dict[str, Any]:
     """ImageNet, a sample whose file names begin with the class."""
-    real, rest = split_sample(data / "imagenet_sample", output)
+    real, rest = split_sample(arguments.data / "imagenet_sample", arguments.output, arguments.real_images)
     steps = {"steps": 100, "learning_rate": 0.1, "batch_size": 32}
     params: dict[str, dict[str, Any]] = {"intraq": steps, "zeroq": steps, "folder": {"path": str(real)}}
     return {
         "model": {"source": "python:networks:efficientnet_lite0"} | NORMALISATION,
         "input_shape": [3, 224, 224],
         "calibration": {
-            "num_samples": REAL_IMAGES,
+            "num_samples": arguments.real_images if provider == "folder" else FEW,
             "params": params.get(provider, {}),
         },
         "validate": {"images": f"safetensors:{rest}"},
     }
 
 
-def split_sample(folder: Path, output: Path) -> tuple[Path, Path]:
-    """Decode the sample once; some of its images calibrate the baseline."""
-    real, everything = output / "imagenet_real.safetensors", output / "imagenet_all.safetensors"
+def split_sample(folder: Path, output: Path, count: int) -> tuple[Path, Path]:
+    """Decode the sample once; ``count`` of its images, spread over it, calibrate the baseline."""
+    real, everything = output / f"imagenet_real_{count}.safetensors", output / "imagenet_all.safetensors"
     if not everything.exists():
         mean, std = tuple(NORMALISATION["mean"]), tuple(NORMALISATION["std"])
         facts = ModelFacts((3, 224, 224), 1000, mean, std, (), None, "")
@@ -155,8 +157,10 @@ def split_sample(folder: Path, output: Path) -> tuple[Path, Path]:
         if loaded.labels is None:
             message = f"{folder}: the file names carry no labels."
             raise SystemExit(message)
-        save_file({"images": pixels[:: len(pixels) // REAL_IMAGES][:REAL_IMAGES].contiguous()}, real)
         save_file({"images": pixels, "labels": loaded.labels}, everything)
+    if not real.exists():
+        pixels = load_file(everything)["images"]
+        save_file({"images": pixels[:: len(pixels) // count][:count].contiguous()}, real)
     return real, everything
 
 

@@ -42,7 +42,7 @@ from performance_page import Row, keep, write
 from plain_loop import plain
 
 import dfq_plugin as dfq
-from dfq_plugin.batches import FixedBatches
+from dfq_plugin.batches import Augmentation, FixedBatches
 from dfq_plugin.config import FinetuneSettings
 from dfq_plugin.finetuning import FinetuneHooks
 from dfq_plugin.finetuning.loop import make_optimizer
@@ -165,7 +165,7 @@ def finetuning(side: int, batch: int, rounds: int, steps: int) -> Row:
     labels = torch.randint(10, (batch,))
     pixels = images(side, batch).contiguous(memory_format=torch.channels_last)
 
-    def distil(*, augment: bool) -> None:
+    def distil(*, augment: Augmentation) -> None:
         source = FixedBatches(synthetic, batch, 0, batches_per_epoch=steps, augment=augment)
         with FinetuneHooks(network, student, source, settings) as hooks:
             own = make_optimizer(hooks.parameter_groups(), settings)
@@ -181,7 +181,7 @@ def finetuning(side: int, batch: int, rounds: int, steps: int) -> Row:
             F.cross_entropy(trained(pixels), labels).backward()
             optimizer.step()
 
-    ways = {"student": partial(distil, augment=True), "kept": partial(distil, augment=False), "float": train}
+    ways = {"student": partial(distil, augment="shift"), "kept": partial(distil, augment="none"), "float": train}
     medians = {way: value / steps for way, value in alternate(ways, rounds).items()}
     return {
         "what": f"fine-tuning, resnet20 at {side}, batch {batch}",

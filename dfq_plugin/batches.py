@@ -6,14 +6,19 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from dfq_plugin.augment import crop_and_resize, draw_crops, jitter
 from dfq_plugin.errors import InputError
 from dfq_plugin.synthetic_set import SyntheticSet
 
+Augmentation = Literal["shift", "crop", "none"]
+
+SHIFT = 0.1  # of each side, at most
+MIN_AREA = 0.25  # of the image; the smallest part of it that is shown by itself
 MIRROR_PROBABILITY = 0.5
 
 
@@ -101,8 +106,9 @@ class FixedBatches:
     Args:
         synthetic: the images, with their labels if they have any.
         batch_size: images a batch.
-        seed: of the order and the shifts.
-        augment: shift the images by up to a tenth and mirror half of the batches.
+        seed: of the order and the views.
+        augment: "shift" moves each batch by up to a tenth and mirrors half of them, "crop" enlarges a part of each
+            image, at least a quarter of it, and mirrors half of the images.
         batches_per_epoch: None is one pass over the images.
 
     Raises:
@@ -115,13 +121,13 @@ class FixedBatches:
         batch_size: int,
         seed: int,
         *,
-        augment: bool = True,
+        augment: Augmentation = "shift",
         batches_per_epoch: int | None = None,
     ) -> None:
         if not len(synthetic):
             msg = "The synthetic set holds no image to learn from; generate one with num_samples of at least 1."
             raise InputError(msg)
-        places = None if augment else torch.arange(len(synthetic))
+        places = torch.arange(len(synthetic)) if augment == "none" else None
         self._all = Batch(synthetic.images, synthetic.labels, synthetic.soft_labels, places)
         self._batch_size, self._augment = batch_size, augment
         self._random = torch.Generator().manual_seed(seed)
@@ -143,7 +149,7 @@ class FixedBatches:
         chosen = self._order[self._position * self._batch_size :][: self._batch_size]
         self._position += 1
         batch = self._all.at(chosen)
-        return replace(batch, images=move(batch.images, self._random)) if self._augment else batch
+        return replace(batch, images=view(batch.images, self._augment, self._random))
 
     def curves(self) -> Mapping[str, tuple[float, ...]]:
         return {}
@@ -170,17 +176,20 @@ class FixedBatches:
         self._order, self._position = state["order"].clone(), int(state["position"])
 
 
-def move(images: Tensor, random: torch.Generator) -> Tensor:
-    """Shift a batch by up to a tenth of its size, around the edges, and mirror it half of the time.
-
-    The teacher labels whatever it is shown, so a shifted image is as good an example as the one it came from.
+def view(images: Tensor, kind: Augmentation, random: torch.Generator) -> Tensor:
+    """Another view of a batch; the teacher labels whatever it is shown, so it is as good an example as the original.
 
     Args:
-        images: (N, C, H, W); all are moved alike.
+        images: (N, C, H, W).
+        kind: what to do to them.
         random: Where the random numbers come from.
     """
-    reach = [size // 10 for size in images.shape[-2:]]
-    down, right = (int(torch.randint(-most, most + 1, (), generator=random)) for most in reach)
-    if torch.rand((), generator=random) < MIRROR_PROBABILITY:
-        images = images.flip(-1)
-    return images.roll((down, right), (-2, -1))
+    if kind == "shift":
+        return jitter(images, SHIFT, mirror=True, generator=random)
+    if kind == "crop":
+        rows, columns = images.shape[2:]
+        crops = draw_crops(
+            len(images), (rows, columns), min_area=MIN_AREA, mirror_probability=MIRROR_PROBABILITY, generator=random
+        )
+        return crop_and_resize(images, crops)
+    return images

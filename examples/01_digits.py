@@ -34,7 +34,7 @@ def main() -> None:
         std=STD,
     )
     student = dfq.quantize(teacher, synthetic, weight_bits=4, activation_bits=4)
-    dfq.finetune(teacher, student, synthetic, epochs=1 if SMOKE else 20, augment=False)
+    dfq.finetune(teacher, student, synthetic, epochs=1 if SMOKE else 20, augment="none")
     MODEL.parent.mkdir(parents=True, exist_ok=True)
     exported = dfq.export_onnx(student, MODEL, packing="int4")
     verdict = dfq.validate(MODEL, student, synthetic.images, parity_codes=100_000)

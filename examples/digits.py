@@ -63,7 +63,7 @@ def quantize_in_every_way(
     eight = dfq.quantize(teacher, synthetic, weight_bits=8, activation_bits=8)
     four = dfq.quantize(teacher, synthetic, weight_bits=4, activation_bits=4)
     before = accuracy(eight, images, labels), accuracy(four, images, labels)
-    dfq.finetune(teacher, four, synthetic, epochs=FINETUNE_EPOCHS, augment=False)
+    dfq.finetune(teacher, four, synthetic, epochs=FINETUNE_EPOCHS, augment="none")
     return (*before, accuracy(four, images, labels))
 
 

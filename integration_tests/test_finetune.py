@@ -54,7 +54,7 @@ def ranges_of(student: Student) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("loss", ["kl", "mse"])
 def test_student_comes_nearer_to_the_teacher_on_images_it_has_not_seen(student: Student, loss: str) -> None:
     tuned = copy.deepcopy(student)
-    history = run(tuned, loss=loss, lr=3e-3, epochs=16, augment=False)
+    history = run(tuned, loss=loss, lr=3e-3, epochs=16, augment="none")
     assert len(history.losses) == 16
     assert history.losses[-1] < 0.8 * history.losses[0]
     assert distance(tuned, seed=1) < 0.97 * distance(student, seed=1)
@@ -123,6 +123,6 @@ def test_a_rate_that_is_far_too_high_is_an_error_that_names_it(student: Student)
 def test_a_quantizer_in_two_places_is_trained_once() -> None:
     teacher = filled(Branches())
     student = quantize(teacher, make_set(), QuantizeSettings(weight_bits=2, activation_bits=2))
-    settings = FinetuneSettings(epochs=4, batch_size=16, lr=1e-2, augment=False)
+    settings = FinetuneSettings(epochs=4, batch_size=16, lr=1e-2, augment="none")
     history = finetune(teacher, student, make_set(), settings)
     assert history.losses[-1] < history.losses[0]

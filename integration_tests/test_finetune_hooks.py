@@ -43,7 +43,7 @@ def student(request: pytest.FixtureRequest, kernels: object) -> Student:  # noqa
 
 
 def settings(**fields: Any) -> FinetuneSettings:
-    return FinetuneSettings.model_validate({"epochs": 2, "batch_size": 16, "augment": False, **fields})
+    return FinetuneSettings.model_validate({"epochs": 2, "batch_size": 16, "augment": "none", **fields})
 
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -110,7 +110,7 @@ def test_nothing_clips_where_the_ranges_are_those_of_the_very_images(student: St
     assert sum(clipped) == 0
 
 
-@pytest.mark.parametrize("fields", [{}, {"optimizer": "sgd", "lr": 1e-3, "augment": True, "calibration_batches": 2}])
+@pytest.mark.parametrize("fields", [{}, {"optimizer": "sgd", "lr": 1e-3, "augment": "shift", "calibration_batches": 2}])
 def test_killed_run_goes_on_bit_for_bit(student: Student, fields: dict[str, Any], tmp_path: Path) -> None:
     chosen = settings(epochs=3, **fields)
     unbroken, killed, resumed = (copy.deepcopy(student) for _ in range(3))
@@ -137,7 +137,7 @@ def test_a_copy_can_be_trained_in_a_loop_of_ones_own(student: Student) -> None:
     ours, own = copy.deepcopy(student), copy.deepcopy(student)
     chosen = settings()
     finetune(tiny_teacher(), ours, make_set(), chosen)
-    with FinetuneHooks(tiny_teacher(), own, FixedBatches(make_set(), 16, 0, augment=False), chosen) as hooks:
+    with FinetuneHooks(tiny_teacher(), own, FixedBatches(make_set(), 16, 0, augment="none"), chosen) as hooks:
         optimizer = torch.optim.Adam(hooks.parameter_groups())
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8)
         for epoch in range(2):

@@ -78,12 +78,12 @@ class FinetuneSettings(Settings):
     train_batchnorm: bool = Field(
         default=False, description="Train scale and shift of BatchNorm layers that were not folded."
     )
-    augment: bool = Field(
-        default=True,
-        description="Shift the images by up to a tenth and mirror half of them; without it the teacher is asked about "
-        "each image once.",
+    augment: Literal["shift", "crop", "none"] = Field(
+        default="shift",
+        description="Shift each batch by up to a tenth and mirror half of them, or enlarge a part of each image, at "
+        "least a quarter of it, and mirror half of the images; with `none` the teacher is asked about each image once.",
     )
-    seed: Seed = Field(default=0, description="Seed of the order and the shifts of the images.")
+    seed: Seed = Field(default=0, description="Seed of the order and the views of the images.")
 
     @model_validator(mode="after")
     def _check_what_belongs_together(self) -> FinetuneSettings:

@@ -34,10 +34,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfq_plugin.augment import jitter
 from dfq_plugin.errors import UnsupportedModelError
 from dfq_plugin.providers.base import GenerationRequest, Phase, cited
 from dfq_plugin.providers.registry import register_provider
-from dfq_plugin.synthesis.augment import jitter
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.synthesis.class_labels import balanced_labels
 from dfq_plugin.synthesis.descent import PixelBatch, PixelSettings, PixelStart, fast_layout

@@ -32,10 +32,10 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from dfq_plugin.augment import crop_and_resize, draw_crops
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.providers.base import GenerationRequest, cited
 from dfq_plugin.providers.registry import register_provider
-from dfq_plugin.synthesis.augment import crop_and_resize, draw_crops
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.synthesis.class_centres import ClassCentres
 from dfq_plugin.synthesis.descent import PixelBatch, PixelStart, fast_layout

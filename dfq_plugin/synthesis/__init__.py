@@ -1,1 +1,1 @@
-"""What providers share: BatchNorm taps, losses, augmentations and the loop that optimises pixels."""
+"""What providers share: BatchNorm taps, losses and the loop that optimises pixels."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.batches import Batch, BatchSource, FixedBatches, move
+from dfq_plugin.batches import Batch, BatchSource, FixedBatches, view
 from dfq_plugin.errors import InputError
 from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 
@@ -32,7 +32,7 @@ def shown(source: BatchSource, batches: int) -> list[int]:
 
 
 def fixed(count: int, batch_size: int = 4, seed: int = 0, **options: Any) -> FixedBatches:
-    return FixedBatches(make_set(count), batch_size, seed, **{"augment": False, **options})
+    return FixedBatches(make_set(count), batch_size, seed, **{"augment": "none", **options})
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3, 3]), (8, [4, 4, 4, 4]), (11, [4, 4, 4, 4])])
@@ -50,7 +50,7 @@ def test_a_pass_shows_every_image_once_and_the_next_one_in_another_order() -> No
 
 
 def test_labels_stay_with_their_images() -> None:
-    batch = fixed(16, augment=True).next_batch(STUDENT)
+    batch = fixed(16, augment="shift").next_batch(STUDENT)
     drawn = batch.images[:, 0, 0, 0]
     assert batch.labels is not None
     assert batch.soft_labels is not None
@@ -65,7 +65,7 @@ def test_images_that_come_again_as_they_are_know_their_places() -> None:
     assert torch.equal(whole.places.float(), whole.images[:, 0, 0, 0])
     assert half.places is not None
     assert half.places.tolist() == whole.places[1:3].tolist()
-    assert fixed(16, augment=True).next_batch(STUDENT).places is None
+    assert fixed(16, augment="shift").next_batch(STUDENT).places is None
 
 
 def test_images_without_labels_give_batches_without() -> None:
@@ -86,7 +86,7 @@ def test_same_seed_gives_same_batches_and_moves_no_global_state() -> None:
     state = torch.get_rng_state()
     one, two, other = (
         [source.next_batch(STUDENT).images for _ in range(3)]
-        for source in (fixed(16, seed=s, augment=True) for s in (3, 3, 4))
+        for source in (fixed(16, seed=s, augment="shift") for s in (3, 3, 4))
     )
     assert all(torch.equal(left, right) for left, right in zip(one, two, strict=True))
     assert not all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
@@ -95,7 +95,7 @@ def test_same_seed_gives_same_batches_and_moves_no_global_state() -> None:
 
 @pytest.mark.parametrize("done", [2, 4, 5])
 def test_another_source_goes_on_from_a_state(done: int) -> None:
-    source, other = fixed(16, augment=True), fixed(16, seed=9, augment=True)
+    source, other = fixed(16, augment="shift"), fixed(16, seed=9, augment="shift")
     numbers(source, done)
     other.load_state_dict({name: tensor.clone() for name, tensor in source.state_dict().items()})
     for _ in range(6):
@@ -146,7 +146,7 @@ def test_to_takes_everything_along() -> None:
 def test_moved_images_are_shifted_around_the_edges_and_mirrored() -> None:
     generator = torch.Generator().manual_seed(0)
     ramp = torch.arange(20.0).expand(1, 1, 30, 20) + 100 * torch.arange(30.0).reshape(30, 1)
-    found = [move(ramp, generator) for _ in range(200)]
+    found = [view(ramp, "shift", generator) for _ in range(200)]
     expected = {
         (down, right, mirrored)
         for image in found
@@ -157,6 +157,18 @@ def test_moved_images_are_shifted_around_the_edges_and_mirrored() -> None:
     assert {right for _, right, _ in expected} == set(range(-2, 3))
     assert {mirrored for _, _, mirrored in expected} == {False, True}
     assert 60 < sum(where(image)[2] for image in found) < 140
+
+
+def test_crops_are_parts_of_each_image_and_half_of_them_mirrored() -> None:
+    ramp = torch.arange(16.0).expand(400, 1, 16, 16).contiguous()
+    found = view(ramp, "crop", torch.Generator().manual_seed(0))[:, 0, 0]
+    mirrored = found[:, 0] > found[:, -1]
+    width = (found[:, 0] - found[:, -1]).abs() + 1  # in pixels of the image, but for the blur at the ends
+    assert 160 < int(mirrored.sum()) < 240
+    assert width.min() < 8.5
+    assert width.max() > 15
+    assert len(found.unique(dim=0)) > 50  # every image has a part of its own
+    assert torch.equal(view(ramp, "none", torch.Generator()), ramp)
 
 
 def where(image: Tensor) -> tuple[int, int, bool]:

@@ -20,7 +20,7 @@ LAYERS = (
     ProductLayer("fc", "fc.weight", "fc.bias", None, None),
 )
 SITE = QuantizerSite("relu1", "activation", "relu1", (), multiplied=True)
-SETTINGS = {"epochs": 3, "lr": 1e-2, "batch_size": 4, "augment": False}
+SETTINGS = {"epochs": 3, "lr": 1e-2, "batch_size": 4, "augment": "none"}
 
 
 def settings(**changes: Any) -> FinetuneSettings:

@@ -44,7 +44,7 @@ class Killed(FixedBatches):
 CHOICES: dict[str, dict[str, Any]] = {
     "adam": {},
     "sgd": {"optimizer": "sgd", "schedule": "steps", "milestones": (1, 3), "lr": 1e-3, "weight_decay": 1e-4},
-    "shifted": {"augment": True, "losses": {"kl": 1.0, "feature": 2.0}},
+    "shifted": {"augment": "shift", "losses": {"kl": 1.0, "feature": 2.0}},
     "recalibrated": {"calibration_batches": 3},
 }
 
@@ -83,7 +83,7 @@ class TestCheckpoint:
     )
     def test_of_another_run_is_refused(self, other: str, message: str, tmp_path: Path) -> None:
         place = tmp_path / "checkpoint.safetensors"
-        source = Killed(make_set(), 4, 0, augment=False)
+        source = Killed(make_set(), 4, 0, augment="none")
         with pytest.raises(KilledError):
             finetune(tiny_teacher(), make_student(), source, settings(epochs=4), place)
         student, images = make_student(), make_set(9 if other == "images" else 8)

@@ -65,7 +65,11 @@ def test_a_loop_of_ones_own_gives_the_student_that_finetune_gives() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "passes"),
-    [({"augment": False}, 1), ({"augment": True}, 3), ({"augment": False, "losses": {"kl": 1.0, "feature": 1.0}}, 3)],
+    [
+        ({"augment": "none"}, 1),
+        ({"augment": "shift"}, 3),
+        ({"augment": "none", "losses": {"kl": 1.0, "feature": 1.0}}, 3),
+    ],
 )
 def test_the_teacher_runs_once_over_images_that_stay_as_they_are(changes: dict[str, Any], passes: int) -> None:
     teacher, asked = tiny_teacher(), []
@@ -77,9 +81,9 @@ def test_the_teacher_runs_once_over_images_that_stay_as_they_are(changes: dict[s
 
 def test_kept_answers_teach_what_fresh_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with_kept, with_fresh = make_student(), make_student()
-    train(make_hooks(with_kept, augment=False), 3)
+    train(make_hooks(with_kept, augment="none"), 3)
     monkeypatch.setattr(Batch, "at", lambda batch, places: Batch(batch.images[places]))
-    train(make_hooks(with_fresh, augment=False), 3)
+    train(make_hooks(with_fresh, augment="none"), 3)
     for name, value in weights_of(with_kept).items():
         assert torch.allclose(value, weights_of(with_fresh)[name], atol=1e-5)
 

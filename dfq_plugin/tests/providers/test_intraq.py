@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfq_plugin.augment import Crops, crop_and_resize
 from dfq_plugin.batch_store import BatchStore
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.providers import intraq
 from dfq_plugin.providers.base import GenerationRequest, frozen
 from dfq_plugin.providers.intraq import IntraQ, soft_targets
 from dfq_plugin.providers.registry import build_provider, get_provider
-from dfq_plugin.synthesis.augment import Crops, crop_and_resize
 from dfq_plugin.synthesis.batchnorm import tap_batchnorm
 from dfq_plugin.synthesis.losses import batchnorm_loss
 from dfq_plugin.synthesis.pixels import batch_generator

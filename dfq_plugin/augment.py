@@ -1,4 +1,4 @@
-"""Random views that gradients pass through: crops (local object reinforcement), turns, shifts and mirror images."""
+"""Random views of images: crops, turns, shifts and mirror images. Gradients pass through all of them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfq_plugin.synthesis.augment import Crops, crop_and_resize, draw_crops, jitter
+from dfq_plugin.augment import Crops, crop_and_resize, draw_crops, jitter
 
 
 def crops(*boxes: tuple[int, int, int, int], mirrored: bool = False) -> Crops:
