@@ -21,6 +21,7 @@ from torch import nn
 from dfq_plugin.providers.base import GenerationRequest, Phase, Provider, cited
 from dfq_plugin.providers.fractal import Fractal
 from dfq_plugin.providers.genie import Genie
+from dfq_plugin.providers.initial_images import MEANING, InitialImages
 from dfq_plugin.providers.intraq import IntraQ
 from dfq_plugin.providers.psaq import PSAQ
 from dfq_plugin.providers.registry import register_provider
@@ -64,6 +65,7 @@ class Auto(Provider):
     steps: int | None = cited(None, CHOSEN, "Steps per batch.", ge=1)
     learning_rate: float | None = cited(None, CHOSEN, "Step size at the start.", gt=0)
     batch_size: int | None = cited(None, CHOSEN, "Images optimised together.", ge=1)
+    initial_images: InitialImages | None = cited(None, CHOSEN, MEANING)
     prefer: Literal["quality", "speed"] = cited(
         "quality", "this project", "With `speed` no generator is trained, which on a CPU costs more than the network."
     )

@@ -21,6 +21,7 @@ Deviations from the released code:
     D4  shifts are a fraction of the image's side (30 of 224 pixels, 2 of 32), so that any image size works.
     D5  the step size rises over a tenth of a stage if that is shorter than 100 steps; Adam's moments outlive a stage.
     D6  random numbers are this package's own, so that seeds do not give the images of the code.
+    D7  the images may start from drawn ones (``initial_images``).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from torch.nn import functional as F
 from dfq_plugin.augment import jitter
 from dfq_plugin.errors import UnsupportedModelError
 from dfq_plugin.providers.base import GenerationRequest, Phase, cited
+from dfq_plugin.providers.initial_images import MEANING, InitialImages, initial_images
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.synthesis.class_labels import balanced_labels
@@ -159,6 +161,7 @@ class DeepInversion(BatchNormProvider):
         ge=0,
         lt=1,
     )
+    initial_images: InitialImages = cited("gaussian", "paper", MEANING)
     student_bits: int = cited(
         4, "this project: where the methods of the field are compared", "Bits of the competing student.", ge=2, le=8
     )
@@ -180,7 +183,7 @@ class DeepInversion(BatchNormProvider):
         with tap_batchnorm(network, facts) as seen:
 
             def start(batch: PixelBatch) -> PixelStart:
-                pixels = torch.randn((batch.size, *facts.input_shape), generator=batch.generator)
+                pixels = initial_images(self.initial_images, batch.size, facts, batch.generator)
                 first = batch.index * self.batch_size
                 labels = balanced_labels(max(1, facts.num_classes), first, batch.size, request.seed)
                 own = labels.to(like.device)

@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfq_plugin.providers.base import GenerationRequest, cited
+from dfq_plugin.providers.initial_images import MEANING, InitialImages, initial_images
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.batchnorm import tap_batchnorm
 from dfq_plugin.synthesis.class_labels import balanced_labels
@@ -63,6 +63,7 @@ class GZNQ(PixelProvider):
     batchnorm_weight: float = cited(
         1.0, "this project: the paper's value is not known", "Weight of the BatchNorm loss.", gt=0
     )
+    initial_images: InitialImages = cited("gaussian", "this project: as in IntraQ", MEANING)
 
     def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:
         network = self.watched_copy(teacher, facts)
@@ -70,7 +71,7 @@ class GZNQ(PixelProvider):
         with tap_batchnorm(network, facts) as seen:
 
             def start(batch: PixelBatch) -> PixelStart:
-                pixels = torch.randn((batch.size, *facts.input_shape), generator=batch.generator)
+                pixels = initial_images(self.initial_images, batch.size, facts, batch.generator)
                 first = batch.index * self.batch_size
                 labels = balanced_labels(facts.num_classes, first, batch.size, request.seed)
                 own = labels.to(like.device)

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from dfq_plugin.augment import crop_and_resize, draw_crops
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.providers.base import GenerationRequest, cited
+from dfq_plugin.providers.initial_images import MEANING, InitialImages, initial_images
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.batchnorm import BatchNormStatistics, tap_batchnorm
 from dfq_plugin.synthesis.class_centres import ClassCentres
@@ -117,6 +118,7 @@ class IntraQ(PixelProvider):
         "Batches in a row that see the same class centres, so that as many processes can make them at once.",
         ge=1,
     )
+    initial_images: InitialImages = cited("gaussian", "paper", MEANING)
     use_soft_inception: bool = cited(
         default=True,
         source="paper",
@@ -175,7 +177,7 @@ class _Synthesis:
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def start(self, batch: PixelBatch) -> PixelStart:
-        pixels = torch.randn((batch.size, *self._facts.input_shape), generator=batch.generator)
+        pixels = initial_images(self._settings.initial_images, batch.size, self._facts, batch.generator)
         labels = torch.randint(self._facts.num_classes, (batch.size,), generator=batch.generator)
         targets = soft_targets(batch.size, self._settings.eps, batch.generator).to(self.like)
         self._update_centres()

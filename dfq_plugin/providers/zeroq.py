@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dfq_plugin.providers.base import GenerationRequest, cited
+from dfq_plugin.providers.initial_images import MEANING, InitialImages, initial_images
 from dfq_plugin.providers.registry import register_provider
 from dfq_plugin.synthesis.batchnorm import tap_batchnorm
 from dfq_plugin.synthesis.descent import PixelBatch, PixelStart
@@ -59,10 +60,10 @@ class ZeroQ(PixelProvider):
         100, "released code", "Steps without improvement before the step size is divided by ten.", ge=0
     )
     min_learning_rate: float = cited(1e-4, "released code", "Floor below which the step size is not reduced.", gt=0)
-    initial_images: Literal["released", "gaussian"] = cited(
+    initial_images: Literal["released"] | InitialImages = cited(
         "released",
         "released code",
-        "What the images start from: 'released' is almost flat (standard deviation 0.0136), 'gaussian' is N(0, 1).",
+        f"{MEANING[:-1]}; 'released' is almost flat noise (standard deviation 0.0136).",
     )
 
     @property
@@ -78,13 +79,13 @@ class ZeroQ(PixelProvider):
                 return {"input": zeroq_loss([input_statistics(pixels)]), "batchnorm": zeroq_loss(seen)}
 
             def start(batch: PixelBatch) -> PixelStart:
-                return PixelStart(self._draw((batch.size, *facts.input_shape), batch.generator), objective)
+                return PixelStart(self._draw(batch, facts), objective)
 
             result = optimise_pixels(self.pixel_settings(), request, next(network.parameters()), start)
         return SyntheticSet(result.images, None, None, self.provenance(facts, request, curves=result.curves))
 
-    def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        if self.initial_images == "gaussian":
-            return torch.randn(shape, generator=generator)
-        grey = torch.randint(GREY_LEVELS, shape, generator=generator)
+    def _draw(self, batch: PixelBatch, facts: ModelFacts) -> Tensor:
+        if self.initial_images != "released":
+            return initial_images(self.initial_images, batch.size, facts, batch.generator)
+        grey = torch.randint(GREY_LEVELS, (batch.size, *facts.input_shape), generator=batch.generator)
         return (grey - GREY_MIDDLE) / GREY_VARIANCE

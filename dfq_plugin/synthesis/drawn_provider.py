@@ -28,12 +28,16 @@ class DrawnProvider(Provider):
     def draw(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """Draw one image, (C, H, W) in 0..1; every random number comes from the generator."""
 
-    def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:  # noqa: ARG002
+    def draw_input(self, facts: ModelFacts, generator: torch.Generator) -> Tensor:
+        """Draw one image, (C, H, W), normalised as the teacher expects its input."""
         mean, std = (
             torch.tensor(default if known is None else known).view(-1, 1, 1)
             for known, default in ((facts.mean, [GREY]), (facts.std, [SPREAD]))
         )
+        return (self.draw(facts.input_shape, generator) - mean) / std
+
+    def generate(self, teacher: nn.Module, facts: ModelFacts, request: GenerationRequest) -> SyntheticSet:  # noqa: ARG002
         images = room_for_images((request.num_samples, *facts.input_shape), request.checkpoint_folder)
         for index in track(range(request.num_samples), f"Drawing {request.num_samples} images ({self.name})"):
-            images[index] = (self.draw(facts.input_shape, batch_generator(request.seed, index)) - mean) / std
+            images[index] = self.draw_input(facts, batch_generator(request.seed, index))
         return SyntheticSet(images, None, None, self.provenance(facts, request))

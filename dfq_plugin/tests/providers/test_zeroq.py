@@ -12,6 +12,7 @@ from dfq_plugin.providers.base import GenerationRequest, frozen
 from dfq_plugin.providers.registry import get_provider
 from dfq_plugin.providers.zeroq import ZeroQ
 from dfq_plugin.synthesis.batchnorm import tap_batchnorm
+from dfq_plugin.synthesis.descent import PixelBatch
 from dfq_plugin.synthesis.losses import input_statistics, zeroq_loss
 from dfq_plugin.synthesis.pixels import batch_generator
 from dfq_plugin.teacher import read_facts
@@ -81,7 +82,8 @@ def test_images_have_no_labels() -> None:
 def test_first_images_have_the_stated_deviation(
     initial: Literal["released", "gaussian"], lowest: float, highest: float
 ) -> None:
-    images = ZeroQ(initial_images=initial)._draw((4, 3, 32, 32), torch.Generator().manual_seed(0))
+    facts = read_facts(tiny_teacher(), (3, 32, 32))
+    images = ZeroQ(initial_images=initial)._draw(PixelBatch(0, 4, torch.Generator().manual_seed(0)), facts)
     assert lowest < images.std().item() < highest
     assert abs(images.mean().item()) < 0.1 * highest
     if initial == "released":
