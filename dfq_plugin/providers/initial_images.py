@@ -1,7 +1,8 @@
 """What the pixels are before the first step: noise, as published, or pictures that are drawn.
 
 Drawn pictures have what noise takes hundreds of steps to get: outlines, textures and shading. From there a few steps
-are enough to give an image the statistics, and a hint of the class, that are wanted.
+are enough to give an image the statistics, and a hint of the class, that are wanted. Whoever changes what is drawn
+raises the revision of the providers that start from it as well, that of ``BatchNormProvider``.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_low_bits_of_large_images_are_rounded_by_moments(recipe: str, shape: lis
     assert (found.quantize.rounding == "gptq") == large
     assert (found.quantize.reconstruction.steps == 0) == large
     parts = [part["provider"] for part in found.calibration.params["parts"]]
-    assert parts == (["dead_leaves", "fractal"] if large else ["auto", "fractal"])
+    assert parts == (["dead_leaves", "fractal", "auto"] if large else ["auto", "fractal"])
     assert (found.finetune.epochs > 0) == (recipe == "best")
 
 
