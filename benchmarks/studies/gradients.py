@@ -5,8 +5,8 @@
 EfficientNet-Lite0 with its ImageNet weights, W4A8 by SQuant, first and last layer 8 bits. The gradient is that of the
 distillation loss with regard to each weight tensor; what is given is its cosine with the gradient on 250 photographs,
 averaged over the layers, and over the first, the middle and the last third of them. Every row has 32 images, the one of
-photographs too, which are not among the 250: as much as 32 images can tell. Images that start from dead leaves or
-fractals get 20 steps of 0.02, those that start from noise 80 steps of 0.2.
+photographs too, which are not among the 250: as much as 32 images can tell. Images that start from dead leaves get
+20 steps of 0.02, those that start from noise 80 steps of 0.2.
 """
 
 from __future__ import annotations
@@ -42,13 +42,11 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise": ("noise", {}),
     "fractals": ("fractal", {}),
     "dead leaves": ("dead_leaves", {}),
-    "IntraQ from noise": ("intraq", LONG),
-    "ZeroQ from noise": ("zeroq", LONG),
     "IntraQ from dead leaves": ("intraq", BRIEF),
-    "IntraQ from fractals": ("intraq", BRIEF | {"initial_images": "fractal"}),
     "ZeroQ from dead leaves": ("zeroq", BRIEF),
     "GZNQ from dead leaves": ("gznq", BRIEF),
     "DeepInversion from dead leaves": ("deepinversion", BRIEF | {"low_resolution_share": 0.0, "keep": "last"}),
+    "IntraQ from noise": ("intraq", LONG),
 }
 
 
@@ -83,8 +81,9 @@ def gradients(network: nn.Module, student: Student, images: Tensor) -> list[Tens
     hooks.on_train_begin()
     for batch in images.split(BATCH):
         (hooks.loss(Batch(batch)) * len(batch)).backward()
+    found = [weight.grad.flatten() for weight in weights if weight.grad is not None]
     hooks.close()
-    return [weight.grad.flatten() for weight in weights if weight.grad is not None]
+    return found
 
 
 def _make(provider: str, params: dict[str, Any], count: int) -> SyntheticSet:

@@ -50,7 +50,7 @@ def choose_bits(
         return list(plan)
     free = [entry.name for entry in plan if entry.kind in kinds and entry.reason == REQUESTED]
     sites = [site for site in student.sites if site.name in free]
-    tried = images[: settings.num_images]
+    tried = spread_evenly(images, settings.num_images)
     losses = measure_losses(student, sites, settings.widths, tried)
     given = {entry.name: entry.applied for entry in plan if entry.name not in losses}
     plans = [allocate(losses, given, cost, budget).bits, *_uniform(losses, given, cost, budget)]
@@ -62,6 +62,12 @@ def choose_bits(
         replace(entry, applied=bits[entry.name], reason=WITHIN_BUDGET) if entry.name in losses else entry
         for entry in plan
     ]
+
+
+def spread_evenly(images: Tensor, most: int) -> Tensor:
+    """At most so many of the images, from the whole set: the parts of a mixture lie one after the other."""
+    count = min(most, len(images))
+    return images[torch.arange(count) * len(images) // count]
 
 
 def _uniform(losses: Losses, given: Bits, cost: Cost, budget: float) -> list[Bits]:
