@@ -21,7 +21,6 @@ Deviations from the released code:
     D4  shifts are a fraction of the image's side (30 of 224 pixels, 2 of 32), so that any image size works.
     D5  the step size rises over a tenth of a stage if that is shorter than 100 steps; Adam's moments outlive a stage.
     D6  random numbers are this package's own, so that seeds do not give the images of the code.
-    D7  the images may start from drawn ones (``initial_images``).
 """
 
 from __future__ import annotations
