@@ -42,8 +42,9 @@ from performance_page import Row, keep, write
 from plain_loop import plain
 
 import dfq_plugin as dfq
-from dfq_plugin.batches import Augmentation, FixedBatches
+from dfq_plugin.batches import FixedBatches
 from dfq_plugin.config import FinetuneSettings
+from dfq_plugin.config.finetune_settings import Augmentation
 from dfq_plugin.finetuning import FinetuneHooks
 from dfq_plugin.finetuning.loop import make_optimizer
 from dfq_plugin.memory import freed_memory_kept

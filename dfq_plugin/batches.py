@@ -6,16 +6,15 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dfq_plugin.augment import crop_and_resize, draw_crops, jitter
+from dfq_plugin.config.finetune_settings import Augmentation
 from dfq_plugin.errors import InputError
 from dfq_plugin.synthetic_set import SyntheticSet
-
-Augmentation = Literal["shift", "crop", "none"]
 
 SHIFT = 0.1  # of each side, at most
 MIN_AREA = 0.25  # of the image; the smallest part of it that is shown by itself

@@ -10,6 +10,7 @@ from dfq_plugin.config.base import Count, Positive, Seed, Settings
 from dfq_plugin.config.scopes import compile_scope
 from dfq_plugin.errors import ConfigError
 
+Augmentation = Literal["shift", "crop", "none"]
 LossName = Literal["kl", "mse", "cross_entropy", "disagreement", "feature", "attention"]
 
 
@@ -78,7 +79,7 @@ class FinetuneSettings(Settings):
     train_batchnorm: bool = Field(
         default=False, description="Train scale and shift of BatchNorm layers that were not folded."
     )
-    augment: Literal["shift", "crop", "none"] = Field(
+    augment: Augmentation = Field(
         default="shift",
         description="Shift each batch by up to a tenth and mirror half of them, or enlarge a part of each image, at "
         "least a quarter of it, and mirror half of the images; with `none` the teacher is asked about each image once.",
