@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MIN_ASPECT, MAX_ASPECT = 3 / 4, 4 / 3  # torchvision's RandomResizedCrop
+MIRROR_PROBABILITY = 0.5  # of images that are mirrored at all
 ATTEMPTS = 10  # as many as torchvision makes before it takes the central crop
 
 
@@ -118,7 +119,7 @@ def jitter(images: Tensor, fraction: float, *, mirror: bool, generator: torch.Ge
     limits = [round(fraction * size) for size in images.shape[2:]]
     shifts = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
     shifted = images.roll(shifts, dims=(2, 3))
-    return shifted.flip(3) if mirror and torch.rand((), generator=generator).item() < 0.5 else shifted
+    return shifted.flip(3) if mirror and torch.rand((), generator=generator).item() < MIRROR_PROBABILITY else shifted
 
 
 def _central_size(rows: int, columns: int) -> tuple[int, int]:

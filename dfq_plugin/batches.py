@@ -11,14 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.augment import crop_and_resize, draw_crops, jitter
+from dfq_plugin.augment import MIRROR_PROBABILITY, crop_and_resize, draw_crops, jitter
 from dfq_plugin.config.finetune_settings import Augmentation
 from dfq_plugin.errors import InputError
 from dfq_plugin.synthetic_set import SyntheticSet
 
 SHIFT = 0.1  # of each side, at most
 MIN_AREA = 0.25  # of the image; the smallest part of it that is shown by itself
-MIRROR_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)

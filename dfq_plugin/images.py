@@ -16,6 +16,7 @@ from dfq_plugin.errors import ConfigError, InputError
 from dfq_plugin.image_files import SUFFIXES, decode_image, list_image_files, pillow
 from dfq_plugin.image_labels import labels_from_folders, labels_from_names
 from dfq_plugin.progress import track
+from dfq_plugin.spreading import spread_evenly
 from dfq_plugin.teacher import ModelFacts
 from dfq_plugin.tensor_files import read_tensors
 
@@ -60,8 +61,7 @@ def load_images(source: str, facts: ModelFacts, limit: int | None = None) -> Lab
         msg = f"The limit on the number of images must be at least 1, got {limit}."
         raise ConfigError(msg)
     opened = open_images(Path(place).expanduser(), facts)
-    count = len(opened) if limit is None else min(limit, len(opened))
-    return opened.read([index * len(opened) // count for index in range(count)])
+    return opened.read(spread_evenly(len(opened), len(opened) if limit is None else limit))
 
 
 def open_images(

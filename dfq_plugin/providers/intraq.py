@@ -32,7 +32,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from dfq_plugin.augment import crop_and_resize, draw_crops
+from dfq_plugin.augment import MIRROR_PROBABILITY, crop_and_resize, draw_crops
 from dfq_plugin.errors import ConfigError, UnsupportedModelError
 from dfq_plugin.providers.base import GenerationRequest, cited
 from dfq_plugin.providers.initial_images import MEANING, InitialImages, initial_images
@@ -54,7 +54,6 @@ PRESETS: Final[dict[str, dict[str, float]]] = {
     "cifar100": {"eps": 0.6, "lambda_l": 0.02, "lambda_u": 1.0, "eta": 0.5},
 }
 PRESET_SOURCE = "the preset: 'paper' is from memory of the paper, not verified; the others are from the released code"
-MIRROR_PROBABILITY = 0.5
 
 
 @register_provider

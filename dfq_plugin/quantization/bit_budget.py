@@ -14,6 +14,7 @@ from dfq_plugin.config.quantize_settings import AllocationSettings
 from dfq_plugin.quantization.allocation import Bits, Cost, Losses, allocate, bit_operations, size_in_bits
 from dfq_plugin.quantization.nncf_graph import CONVOLUTIONS, OperatorGraph
 from dfq_plugin.quantization.sensitivity import measure_losses, measure_plans
+from dfq_plugin.spreading import spread_evenly
 from dfq_plugin.student import BitAssignment, ProductLayer, Student
 
 REQUESTED, WITHIN_BUDGET = "requested", "budget"
@@ -50,7 +51,7 @@ def choose_bits(
         return list(plan)
     free = [entry.name for entry in plan if entry.kind in kinds and entry.reason == REQUESTED]
     sites = [site for site in student.sites if site.name in free]
-    tried = spread_evenly(images, settings.num_images)
+    tried = images[spread_evenly(len(images), settings.num_images)]
     losses = measure_losses(student, sites, settings.widths, tried)
     given = {entry.name: entry.applied for entry in plan if entry.name not in losses}
     plans = [allocate(losses, given, cost, budget).bits, *_uniform(losses, given, cost, budget)]
@@ -62,12 +63,6 @@ def choose_bits(
         replace(entry, applied=bits[entry.name], reason=WITHIN_BUDGET) if entry.name in losses else entry
         for entry in plan
     ]
-
-
-def spread_evenly(images: Tensor, most: int) -> Tensor:
-    """At most so many of the images, from the whole set: the parts of a mixture lie one after the other."""
-    count = min(most, len(images))
-    return images[torch.arange(count) * len(images) // count]
 
 
 def _uniform(losses: Losses, given: Bits, cost: Cost, budget: float) -> list[Bits]:

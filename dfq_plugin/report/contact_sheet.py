@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfq_plugin.report.pictures import Pictures
+from dfq_plugin.spreading import spread_evenly
 
 COLUMNS = 8
 ROWS = 4
@@ -83,10 +84,8 @@ def _plan(pictures: Pictures) -> list[tuple[int | None, list[int]]]:
     if classes and min(counts[label] for label in classes) >= ENOUGH:
         members = {label: [place for place, found in enumerate(labels) if found == label] for label in classes}
         return [(label, members[label][:COLUMNS]) for label in classes]
-    count = len(pictures.images)
-    cells = min(count, COLUMNS * ROWS)
-    spread = [place * count // cells for place in range(cells)]  # a mixture's parts lie one after the other
-    return [(None, spread[start : start + COLUMNS]) for start in range(0, cells, COLUMNS)]
+    spread = spread_evenly(len(pictures.images), COLUMNS * ROWS)
+    return [(None, spread[start : start + COLUMNS]) for start in range(0, len(spread), COLUMNS)]
 
 
 def _draw_strip(cells: NDArray[np.float64], columns: int) -> bytes:
