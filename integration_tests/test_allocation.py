@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dfq_plugin.errors import ConfigError
+from dfq_plugin.quantization import bit_budget
 from dfq_plugin.quantization.sensitivity import measure_losses
 from dfq_plugin.student import Student
 from dfq_plugin.testing import tiny_teacher
@@ -61,6 +62,19 @@ def test_is_never_farther_from_it_where_single_losses_do_not_add_up(bits: int) -
     images, teacher = make_set().images, tiny_teacher()
     uniform = student_of(teacher, first_last_bits=None, weight_bits=bits)
     assert distance(within(float(bits)), teacher, images) <= distance(uniform, teacher, images)
+
+
+def test_choices_are_tried_on_images_from_the_whole_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[torch.Tensor] = []
+
+    def spy(student: Student, sites: Any, widths: Any, images: torch.Tensor) -> dict[str, dict[int, float]]:
+        tried.append(images)
+        return measure_losses(student, sites, widths, images)
+
+    monkeypatch.setattr(bit_budget, "measure_losses", spy)
+    synthetic = make_set(24)
+    student_of(tiny_teacher(), synthetic, allocation={"average_weight_bits": 4.0, "num_images": 4}, **EVERYWHERE)
+    assert torch.equal(tried[0], synthetic.images[[0, 6, 12, 18]])
 
 
 def test_rules_and_overrides_stay_and_count() -> None:
