@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,18 +41,33 @@ def test_freed_memory_goes_back_to_the_system() -> None:
 
 
 def test_freed_memory_stays_until_the_outermost_block_ends() -> None:
-    def held_after_use() -> int:
+    """In a process of its own: what other tests have left in the heap would say where these tensors lie."""
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, again, given_back = (int(figure) / MEGABYTE for figure in done.stdout.split())
+    assert first > 60
+    assert again < 1
+    assert given_back > 60
+
+
+def use_memory_within_blocks() -> tuple[int, int, int]:
+    """Bytes that stay behind after a tensor of 64 MB, after one of 48, and that go back when the outer block ends.
+
+    The second is smaller, since what Python allocates in between may lie at an end of what the first has left.
+    """
+
+    def held_after_use(megabytes: int) -> int:
         before = anonymous()
-        block = torch.ones(64 * MEGABYTE // 4)
+        block = torch.ones(megabytes * MEGABYTE // 4)
         del block
         return anonymous() - before
 
     with freed_memory_kept():
         with freed_memory_kept():
-            assert held_after_use() > 60 * MEGABYTE
-        assert held_after_use() < MEGABYTE  # the same memory again
+            first = held_after_use(64)
+        again = held_after_use(48)
         within = anonymous()
-    assert anonymous() < within - 60 * MEGABYTE
+    return first, again, within - anonymous()
 
 
 def test_thresholds_are_the_usual_ones_after_the_outermost_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +106,7 @@ def test_running_out_is_told_with_the_stage_and_the_way_out(error: Exception) ->
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes"), memory_explained("synthesize"):
         raise RuntimeError("shapes do not fit")  # noqa: EM101
+
+
+if __name__ == "__main__":
+    print(*use_memory_within_blocks())  # noqa: T201
