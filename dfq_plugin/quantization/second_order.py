@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from dfq_plugin.progress import track
 from dfq_plugin.quantization.blocks import BlockRunner, find_blocks
-from dfq_plugin.quantization.gptq import best_codes, compensated
+from dfq_plugin.quantization.gptq import SecondMoments, best_codes, compensated, moments_of
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.ranges import set_steps
 from dfq_plugin.student import ProductLayer, Student
@@ -102,8 +102,7 @@ class _Watched:
         self._grid = student.grid(student.site(layer.weight_quantizer or ""))
         self._batches = 0
         self._exact: list[Tensor] = []
-        self._moments: Tensor | None = None
-        self._cross: Tensor | None = None
+        self._moments: SecondMoments | None = None
 
     def see_exact(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Keep what the layer reads in float, of one batch, until ``see`` has the same batch quantized."""
@@ -112,9 +111,8 @@ class _Watched:
     def see(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Add the moments of one batch."""
         for exact, found in zip(self._exact, self._samples(arguments, keywords), strict=True):
-            moments, cross = found @ found.transpose(1, 2), exact @ found.transpose(1, 2)
-            self._moments = moments if self._moments is None else self._moments + moments
-            self._cross = cross if self._cross is None else self._cross + cross
+            added = moments_of(exact, found)
+            self._moments = added if self._moments is None else self._moments + added
         self._exact = []
         self._batches += 1
 
@@ -144,16 +142,16 @@ class _Watched:
 
     def round(self) -> bool:
         """Put the weight on its grid, and the grid where it suits the weight; False where no moments were seen."""
-        if self._moments is None or self._cross is None:
+        if self._moments is None:
             return False
-        groups, weight, grid = len(self._moments), self._weight, self._grid
-        rows = compensated(weight.reshape(groups, len(weight) // groups, -1), self._moments, self._cross)
+        groups, weight, grid = len(self._moments.found), self._weight, self._grid
+        rows = compensated(weight.reshape(groups, len(weight) // groups, -1), self._moments)
         zero = grid.zero_point.to(rows)
         limits = grid.step, grid.low - zero, grid.high - zero
         step, low, high = (value.expand(len(weight)).reshape(groups, -1, 1) for value in limits)
         may_move = grid.step.numel() == len(weight) and grid.high - grid.low < MOST_CODES and not grid.zero_point.any()
         factors = STEPS if may_move else torch.ones(1)
-        codes, factor = best_codes(rows / step, self._moments, low, high, factors)
+        codes, factor = best_codes(rows / step, self._moments.found, low, high, factors)
         weight.copy_((codes * step * factor).view_as(weight))
         if may_move:
             set_steps(self._quantizer, step * factor)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dfq_plugin.quantization import second_order
+from dfq_plugin.quantization.gptq import SecondMoments
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.second_order import round_by_moments
 from dfq_plugin.quantization.switching import in_float
@@ -62,7 +63,7 @@ def test_moments_of_a_layer_are_what_its_output_changes_by(
     def keep(watched: second_order._Watched) -> bool:
         name = next(name for name, own in student.network.named_parameters() if own is watched._weight)
         if watched._moments is not None:
-            seen[name.split(".")[1]] = watched._moments, watched._weight.clone()
+            seen[name.split(".")[1]] = watched._moments.found, watched._weight.clone()
         return watched._moments is not None
 
     monkeypatch.setattr(second_order._Watched, "round", keep)
@@ -116,13 +117,13 @@ def test_inputs_in_float_are_those_of_the_network_before_anything_was_rounded(
     student, graph = case
     before = {name: value.clone() for name, value in student.network.named_parameters()}
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    crosses: dict[str, Tensor] = {}
+    kept: dict[str, SecondMoments] = {}
     rounding = second_order._Watched.round
 
     def keep(watched: second_order._Watched) -> bool:
         name = next(name for name, own in student.network.named_parameters() if own is watched._weight)
-        if watched._cross is not None:
-            crosses[name.split(".")[1]] = watched._cross
+        if watched._moments is not None:
+            kept[name.split(".")[1]] = watched._moments
         return rounding(watched)
 
     monkeypatch.setattr(second_order._Watched, "round", keep)
@@ -136,7 +137,9 @@ def test_inputs_in_float_are_those_of_the_network_before_anything_was_rounded(
         student.network(images)
     after, exact = seen
     assert not torch.allclose(after, exact, rtol=1e-2)
-    torch.testing.assert_close(crosses["head"], (exact.T @ after).unsqueeze(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(kept["head"].cross, (exact.T @ after).unsqueeze(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(kept["head"].exact, (exact.T @ exact).unsqueeze(0), rtol=1e-3, atol=1e-3)
+    assert kept["head"].count == len(images)
 
 
 def test_layers_of_a_block_take_turns_in_order() -> None:
