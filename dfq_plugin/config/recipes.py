@@ -73,7 +73,7 @@ _BY_MOMENTS: dict[str, Any] = {
 _LOW_BITS_LARGE_IMAGES: dict[str, dict[str, Any]] = {
     "fast": _FAST,
     "balanced": _BY_MOMENTS,
-    "best": _BY_MOMENTS | {"finetune": {"epochs": 20, "batch_size": 32, "augment": "crop"}},
+    "best": _BY_MOMENTS | {"finetune": {"epochs": 10, "batch_size": 32, "augment": "crop", "lr": 5e-4}},
 }
 
 
