@@ -12,7 +12,7 @@ in float, so that a layer makes up for the errors of those before it.
 
 Deviations:
     D1  GPTAQ takes the errors of the input into the step of each weight; here the weights are fitted anew, by ridge
-        regression, before any is rounded.
+        regression, before any is rounded: half of the way, less from few places, not at all where inputs are more.
     D2  Errors in its inputs draw a regression towards zero, and a student each of whose layers says a little less is
         unsure in the end: every row is scaled until its output rises as far as that in float does.
     D3  Inputs with the largest moments come first, as the released code can do.
