@@ -35,6 +35,7 @@ from dfq_plugin.validation.parity import BATCH as PARITY_BATCH
 from dfq_plugin.validation.parity import compare
 
 ENOUGH_S = 1.5  # how long a loop is watched, at least two steps
+TELLING_S = 0.5  # a loop over the blocks that is over sooner tells more of what else the machine does
 FEW_ITEMS, FEW_STEPS = 3, 4  # of the larger of two sizes; the smaller is 1
 FEW_IMAGES = 8
 COPIES = 2  # of the set: as it was made, and as one tensor on the device
@@ -97,13 +98,18 @@ class Trials:
         self._wanted = config.calibration.num_samples
         sizes = (FEW_ITEMS * config.quantize.batch_size, config.finetune.batch_size, FEW_IMAGES)
         self.images = min(self._wanted, max(sizes))
+        self._most_images = self.images
 
     @cached_property
     def synthetic(self) -> SyntheticSet:
         """A set of noise."""
+        return self._noise(self.images)
+
+    def _noise(self, images: int) -> SyntheticSet:
+        self._most_images = max(images, self._most_images)
         facts = self._teacher.facts
-        noise = torch.randn(self.images, *facts.input_shape, generator=torch.Generator().manual_seed(0))
-        labels = torch.arange(self.images) % facts.num_classes
+        noise = torch.randn(images, *facts.input_shape, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(images) % facts.num_classes
         return SyntheticSet(noise, labels, None, describe_run("trial", {}, 0, facts.digest), facts.pixel_range)
 
     @cached_property
@@ -140,8 +146,7 @@ class Trials:
         return _QuantizeRun(elapsed() - seconds, seconds), student
 
     def _run_quantize(self, settings: QuantizeSettings, images: int) -> Student:
-        whole = self.synthetic
-        part = replace(whole, images=whole.images[:images], labels=None)
+        part = replace(self._noise(images), labels=None)
         return quantization.quantize(self._teacher.network, part, settings, self._config.target_device)
 
     def quantize_seconds(self) -> float:
@@ -156,22 +161,31 @@ class Trials:
         if items == 1 and not settings.reconstruction.steps and not self._by_moments:
             return total
         more = min(items, FEW_ITEMS)
-        second, _ = self._quantize(items=more, steps=FEW_STEPS, images=self.images)
+        second, images = self._larger_trial(more)
         if more > 1:
             total += (items - 1) * max(0.0, second.rest_s - first.rest_s) / (more - 1)
-        return total + self._blocks_seconds(first, second)
+        return total + self._blocks_seconds(first, second, images)
 
-    def _blocks_seconds(self, first: _QuantizeRun, second: _QuantizeRun) -> float:
+    def _larger_trial(self, items: int) -> tuple[_QuantizeRun, int]:
+        """The second trial and its images: where those alone take time, enough of them to tell."""
+        images = self.images
+        while True:
+            larger, _ = self._quantize(items=items, steps=FEW_STEPS, images=images)
+            if not self._by_moments or larger.blocks_s > TELLING_S or images == self._wanted:
+                return larger, images
+            images = min(4 * images, self._wanted)
+
+    def _blocks_seconds(self, first: _QuantizeRun, second: _QuantizeRun, images: int) -> float:
         between = max(0.0, second.blocks_s - first.blocks_s)
         if self._by_moments:
-            image_s = between / max(1, self.images - self._few_images)
+            image_s = between / max(1, images - self._few_images)
             return first.blocks_s + (self._wanted - self._few_images) * image_s
         steps = self._config.quantize.reconstruction.steps
         if steps <= 1:
             return first.blocks_s
         step_s = between / (min(FEW_STEPS, steps) - 1)
         passes_s = max(0.0, first.blocks_s - step_s)  # all images once through every block
-        return passes_s * self._wanted / self.images + steps * step_s
+        return passes_s * self._wanted / images + steps * step_s
 
     def _allocation_seconds(self) -> float:
         settings = self._config.quantize
@@ -294,13 +308,13 @@ class Trials:
 
     def more_bytes(self) -> int:
         """Memory for what the whole job holds beside what the trials held: more images."""
-        wanted, image = self._wanted - self.images, 4 * math.prod(self._config.input_shape)
+        wanted, image = self._wanted - self._most_images, 4 * math.prod(self._config.input_shape)
         by_blocks = self._config.quantize.reconstruction.steps > 0 or self._by_moments
         between = (
             quantization.bytes_between_blocks(self._teacher.network, self.synthetic.images[:1]) if by_blocks else 0
         )
         real = 0 if self._real_images is None else len(self._real_images) * image
-        return max(0, wanted) * (COPIES * image + between) + real
+        return wanted * (COPIES * image + between) + real
 
 
 @contextmanager
