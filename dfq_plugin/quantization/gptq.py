@@ -17,19 +17,23 @@ Deviations:
         unsure in the end: every row is scaled until its output rises as far as that in float does.
     D3  Inputs with the largest moments come first, as the released code can do.
     D4  Afterwards single codes move where that helps, for a fixed number of sweeps.
-    D5  Several steps are tried for each row, and the best is taken.
+    D5  Many steps are tried for each row, and the best is taken.
+    D6  Damping grows where moments come from few places.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 DAMPING = 0.01  # of the mean diagonal, as published
+DAMPING_OF_FEW = 4.0  # times inputs over places: what few places seem to say of many inputs is not true of others
 TOGETHER = 128  # inputs whose errors are passed on in one product, as published
 SWEEPS = 2
+MOST_TRIED = 2**22  # weights of all candidates at once; more would only take memory
 COMPENSATION = 0.5  # of the way to the fitted weights; what images taught goes too far for others
 RIDGE = 0.1  # of the mean diagonal
 LEAST_GAIN, LARGEST_GAIN = 0.8, 1.25  # more than this is chance, not what all images have in common
@@ -97,7 +101,7 @@ def best_codes(scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor, facto
 
     Args:
         scaled: weights divided by their step, (groups, out, inputs).
-        moments: second moments of the inputs, up to a factor, (groups, inputs, inputs).
+        moments: damped second moments of the inputs, (groups, inputs, inputs).
         low: smallest code, (groups, out, 1).
         high: largest code, likewise.
         factors: what the step is multiplied with, (candidates,).
@@ -105,47 +109,82 @@ def best_codes(scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor, facto
     Returns:
         Codes as floats, (groups, out, inputs), and the factor of each row, (groups, out, 1).
     """
+    elimination, at_once = elimination_of(moments), max(1, MOST_TRIED // scaled.numel())
+    codes, factor = torch.zeros_like(scaled), torch.ones_like(low)
+    least = torch.full_like(low, math.inf)
+    for tried in factors.to(scaled).split(at_once):
+        found, own, error = _best_of(scaled, moments, elimination, (low, high), tried)
+        better = error < least
+        codes, factor = torch.where(better, found, codes), torch.where(better, own, factor)
+        least = torch.where(better, error, least)
+    return refined(codes, scaled / factor, moments, low, high), factor
+
+
+def _best_of(
+    scaled: Tensor, moments: Tensor, elimination: Elimination, edges: tuple[Tensor, Tensor], factors: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, factor and error of each row: the best of these factors, all tried at once."""
     groups, out, inputs = scaled.shape
-    tried = factors.to(scaled).reshape(1, 1, -1, 1)
-    candidates = (scaled.unsqueeze(2) / tried).reshape(groups, -1, inputs)
-    least, most = (edge.expand(groups, out, len(factors)).reshape(groups, -1, 1) for edge in (low, high))
-    moments = damped(moments)
-    codes = gptq_codes(candidates, moments, least, most)
+    candidates = (scaled.unsqueeze(2) / factors.reshape(1, 1, -1, 1)).reshape(groups, -1, inputs)
+    low, high = (edge.expand(groups, out, len(factors)).reshape(groups, -1, 1) for edge in edges)
+    codes = gptq_codes(candidates, elimination, low, high)
     gap = codes - candidates
-    errors = ((gap @ moments) * gap).sum(dim=2).reshape(groups, out, -1) * tried.reshape(1, 1, -1).square()
-    chosen = errors.argmin(dim=2, keepdim=True)
-    factor = factors.to(scaled)[chosen]
+    errors = ((gap @ moments) * gap).sum(dim=2).reshape(groups, out, -1) * factors.square()
+    error, chosen = errors.min(dim=2, keepdim=True)
     picked = chosen.unsqueeze(3).expand(-1, -1, -1, inputs)
-    found = codes.reshape(groups, out, -1, inputs).gather(2, picked).squeeze(2)
-    return refined(found, scaled / factor, moments, low, high), factor
+    return codes.reshape(groups, out, -1, inputs).gather(2, picked).squeeze(2), factors[chosen], error
 
 
-def damped(moments: Tensor) -> Tensor:
-    """Moments on the scale of their mean diagonal, which is raised a little, so that they can be inverted."""
+def damped(moments: Tensor, places: float = math.inf) -> Tensor:
+    """Moments on the scale of their mean diagonal, which is raised, so that they can be inverted.
+
+    Args:
+        moments: of the inputs, (groups, inputs, inputs).
+        places: how many they are the sum of.
+    """
     diagonal = moments.diagonal(dim1=1, dim2=2)
     mean = diagonal.mean(dim=1, keepdim=True).clamp_min(torch.finfo(moments.dtype).tiny)
     found = moments / mean.unsqueeze(2)
-    found.diagonal(dim1=1, dim2=2).add_(DAMPING)
+    found.diagonal(dim1=1, dim2=2).add_(max(DAMPING, DAMPING_OF_FEW * moments.shape[1] / places))
     return found
 
 
-def gptq_codes(scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Elimination:
+    """In which order inputs are rounded, (groups, inputs), and what that takes from those still to come.
+
+    Attributes:
+        order: those with the largest moments first.
+        factor: the upper Cholesky factor of the inverse moments, in that order, (groups, inputs, inputs).
+    """
+
+    order: Tensor
+    factor: Tensor
+
+
+def elimination_of(moments: Tensor) -> Elimination:
+    """What GPTQ needs of damped second moments, (groups, inputs, inputs)."""
+    order = moments.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    ordered = moments.gather(1, order.unsqueeze(2).expand_as(moments)).gather(2, order.unsqueeze(1).expand_as(moments))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered.double()))
+    return Elimination(order, torch.linalg.cholesky(inverse, upper=True).to(moments))
+
+
+def gptq_codes(scaled: Tensor, elimination: Elimination, low: Tensor, high: Tensor) -> Tensor:
     """Round weights to integer codes by GPTQ.
 
     Args:
         scaled: weights divided by their step, (groups, out, inputs).
-        moments: damped second moments of the inputs, (groups, inputs, inputs).
+        elimination: of the damped second moments of the inputs.
         low: smallest code, (groups, out, 1).
         high: largest code, likewise.
 
     Returns:
         Codes as floats, (groups, out, inputs).
     """
-    count = scaled.shape[2]
-    order = moments.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    left = scaled.gather(2, order.unsqueeze(1).expand_as(scaled))
-    ordered = moments.gather(1, order.unsqueeze(2).expand_as(moments))
-    factor = _inverse_factor(ordered.gather(2, order.unsqueeze(1).expand_as(moments)))
+    count, factor = scaled.shape[2], elimination.factor
+    order = elimination.order.unsqueeze(1).expand_as(scaled)
+    left = scaled.gather(2, order)
     codes, low, high = torch.empty_like(left), low.squeeze(2), high.squeeze(2)
     for start in range(0, count, TOGETHER):
         end = min(start + TOGETHER, count)
@@ -156,14 +195,7 @@ def gptq_codes(scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Te
             left[:, :, at:end] -= error.unsqueeze(2) * factor[:, at, at:end].unsqueeze(1)
             errors[:, :, at - start] = error
         left[:, :, end:] -= errors @ factor[:, start:end, end:]
-    return torch.empty_like(codes).scatter_(2, order.unsqueeze(1).expand_as(codes), codes)
-
-
-def _inverse_factor(moments: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse, (groups, inputs, inputs)."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments.double()))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.to(moments)
+    return torch.empty_like(codes).scatter_(2, order, codes)
 
 
 def refined(codes: Tensor, scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:

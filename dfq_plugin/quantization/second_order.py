@@ -3,7 +3,7 @@
 The method itself, with its papers, is in ``gptq.py``. What a layer reads comes through the quantized layers before it,
 within a block too, and is compared with what the same layer reads in float. Its moments come from a sample of the
 places of its input; each group of a grouped convolution has its own. Below eight bits the step of each channel is the
-one, of a few around that of the range search, whose codes leave the least error; NNCF's narrower 8-bit ranges stay.
+one, of many around that of the range search, whose codes leave the least error; NNCF's narrower 8-bit ranges stay.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from dfq_plugin.progress import track
 from dfq_plugin.quantization.blocks import BlockRunner, find_blocks
-from dfq_plugin.quantization.gptq import SecondMoments, best_codes, compensated, moments_of
+from dfq_plugin.quantization.gptq import SecondMoments, best_codes, compensated, damped, moments_of
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.ranges import set_steps
 from dfq_plugin.student import ProductLayer, Student
 
 KNOWN = ("conv2d", "linear")
-STEPS = torch.linspace(0.8, 1.2, 9)  # tried, as factors on the step that the range search has found
+STEPS = torch.linspace(0.6, 1.3, 57)  # tried, as factors on the step that the range search has found
 MOST_CODES = 255  # from the lowest to the highest; weights with so many keep the range that NNCF gave them
 MOST_TURNS = 4  # of the layers of a block; each is two passes over the images
 PLACES = 128  # of an image's map that a layer's moments are taken from
@@ -151,7 +151,8 @@ class _Watched:
         step, low, high = (value.expand(len(weight)).reshape(groups, -1, 1) for value in limits)
         may_move = grid.step.numel() == len(weight) and grid.high - grid.low < MOST_CODES and not grid.zero_point.any()
         factors = STEPS if may_move else torch.ones(1)
-        codes, factor = best_codes(rows / step, self._moments.found, low, high, factors)
+        moments = damped(self._moments.found, self._moments.count)
+        codes, factor = best_codes(rows / step, moments, low, high, factors)
         weight.copy_((codes * step * factor).view_as(weight))
         if may_move:
             set_steps(self._quantizer, step * factor)

@@ -13,6 +13,7 @@ from dfq_plugin.quantization.gptq import (
     best_codes,
     compensated,
     damped,
+    elimination_of,
     gptq_codes,
     moments_of,
     refined,
@@ -42,12 +43,18 @@ def error_of(codes: Tensor, weights: Tensor, moments: Tensor) -> Tensor:
 def test_second_weight_makes_up_for_the_first() -> None:
     # 0.4 goes to 0; the other, pulled by half of that error, goes from 0.4 to 0.6 and so to 1, where nearest gives 0.
     weights, moments = torch.tensor([[[0.4, 0.4]]]), torch.tensor([[[4.0, 2.0], [2.0, 4.0]]])
-    assert gptq_codes(weights, damped(moments), *limits(weights, -4, 3)).tolist() == [[[0.0, 1.0]]]
+    assert gptq_codes(weights, elimination_of(damped(moments)), *limits(weights, -4, 3)).tolist() == [[[0.0, 1.0]]]
 
 
 def test_input_of_the_larger_moment_comes_first() -> None:
     weights, moments = torch.tensor([[[0.4, 0.4]]]), torch.tensor([[[4.0, 2.0], [2.0, 5.0]]])
-    assert gptq_codes(weights, damped(moments), *limits(weights, -4, 3)).tolist() == [[[1.0, 0.0]]]
+    assert gptq_codes(weights, elimination_of(damped(moments)), *limits(weights, -4, 3)).tolist() == [[[1.0, 0.0]]]
+
+
+@pytest.mark.parametrize(("places", "share"), [(1000, 0.01), (10, 0.8)])
+def test_few_places_are_believed_less(places: int, share: float) -> None:
+    found = damped(torch.tensor([[[2.0, 1.0], [1.0, 6.0]]]), places)
+    torch.testing.assert_close(found, torch.tensor([[[0.5 + share, 0.25], [0.25, 1.5 + share]]]))
 
 
 def plain_loop(weights: Tensor, moments: Tensor, low: float, high: float) -> Tensor:
@@ -68,7 +75,7 @@ def plain_loop(weights: Tensor, moments: Tensor, low: float, high: float) -> Ten
 def test_codes_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
     monkeypatch.setattr(gptq, "TOGETHER", together)
     weights, moments = random_case(2, 4, 10)
-    found = gptq_codes(weights, damped(moments), *limits(weights, -4, 3))
+    found = gptq_codes(weights, elimination_of(damped(moments)), *limits(weights, -4, 3))
     for group in range(2):
         assert torch.equal(found[group], plain_loop(weights[group], moments[group], -4, 3))
 
@@ -77,7 +84,7 @@ def test_codes_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch, togeth
 def test_error_on_the_inputs_is_much_smaller_than_that_of_rounding_to_nearest(seed: int) -> None:
     weights, moments = random_case(3, 8, 20, seed)
 
-    found = gptq_codes(weights, damped(moments), *limits(weights, -8, 7))
+    found = gptq_codes(weights, elimination_of(damped(moments)), *limits(weights, -8, 7))
     assert found.min() >= -8
     assert found.max() <= 7
     nearest = weights.round().clamp(-8, 7)
@@ -86,7 +93,9 @@ def test_error_on_the_inputs_is_much_smaller_than_that_of_rounding_to_nearest(se
 
 def test_inputs_that_are_always_zero_round_to_nearest() -> None:
     weights = torch.tensor([[[0.4, 1.6, -2.2]]])
-    assert gptq_codes(weights, damped(torch.zeros(1, 3, 3)), *limits(weights, -4, 3)).tolist() == [[[0.0, 2.0, -2.0]]]
+    assert gptq_codes(weights, elimination_of(damped(torch.zeros(1, 3, 3))), *limits(weights, -4, 3)).tolist() == [
+        [[0.0, 2.0, -2.0]]
+    ]
 
 
 def test_refining_ends_where_no_single_code_helps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +116,7 @@ def test_refining_ends_where_no_single_code_helps(monkeypatch: pytest.MonkeyPatc
 def test_refining_never_makes_gptq_worse() -> None:
     weights, moments = random_case(4, 8, 30, seed=3)
     moments, edges = damped(moments), limits(weights, -4, 3)
-    codes = gptq_codes(weights, moments, *edges)
+    codes = gptq_codes(weights, elimination_of(moments), *edges)
     found = refined(codes, weights, moments, *edges)
     assert (error_of(found, weights, moments) <= error_of(codes, weights, moments) + 1e-9).all()
     assert not torch.equal(found, codes)
@@ -117,18 +126,27 @@ def test_each_row_takes_the_step_of_its_least_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gptq, "SWEEPS", 0)
     weights, moments = random_case(2, 5, 8)
     edges, factors = limits(weights, -4, 3), torch.tensor([0.5, 1.0, 2.0])
-    codes, factor = best_codes(weights, moments, *edges, factors)
+    codes, factor = best_codes(weights, damped(moments), *edges, factors)
     found = error_of(codes * factor, weights, damped(moments))
     for one in factors:
-        alone, _ = best_codes(weights, moments, *edges, one.reshape(1))
+        alone, _ = best_codes(weights, damped(moments), *edges, one.reshape(1))
         assert (found <= error_of(alone * one, weights, damped(moments)) + 1e-9).all()
     assert len(factor.unique()) > 1
+
+
+def test_trying_few_steps_at_once_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, moments = random_case(2, 5, 8)
+    edges, factors = limits(weights, -4, 3), torch.linspace(0.5, 2.0, 7)
+    at_once = best_codes(weights, damped(moments), *edges, factors)
+    monkeypatch.setattr(gptq, "MOST_TRIED", 3 * weights.numel())
+    for whole, found in zip(at_once, best_codes(weights, damped(moments), *edges, factors), strict=True):
+        assert torch.equal(found, whole)
 
 
 def test_weights_on_the_grid_stay_where_they_are() -> None:
     weights, moments = random_case(2, 5, 8)
     weights = weights.round().clamp(-4, 3)
-    codes, factor = best_codes(weights, moments, *limits(weights, -4, 3), torch.tensor([0.9, 1.0, 1.1]))
+    codes, factor = best_codes(weights, damped(moments), *limits(weights, -4, 3), torch.tensor([0.9, 1.0, 1.1]))
     assert torch.equal(codes, weights)
     assert factor.unique().tolist() == [1.0]
 
