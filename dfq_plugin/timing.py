@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dfq_plugin.memory import freed_memory_kept, memory_explained
@@ -33,6 +33,16 @@ class Stopwatch:
             elapsed = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
             logger.info("Stage %s: %s %s", name, outcome, say_seconds(elapsed))
+
+
+@contextmanager
+def timed() -> Iterator[Callable[[], float]]:
+    """Time a block; what it gives tells the seconds up to now, or those of the block once that has ended."""
+    start, ended = time.perf_counter(), list[float]()
+    try:
+        yield lambda: (ended[0] if ended else time.perf_counter()) - start
+    finally:
+        ended.append(time.perf_counter())
 
 
 def peak_memory_bytes() -> int | None:

@@ -9,36 +9,25 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from dfq_plugin import export, finetuning, quantization, validation
+from dfq_plugin import export, finetuning, validation
 from dfq_plugin.batches import BatchSource
-from dfq_plugin.config import CalibrationSettings, Config, QuantizeSettings
+from dfq_plugin.config import CalibrationSettings, Config
 from dfq_plugin.errors import ValidationError
 from dfq_plugin.images import ImageSource, LabelledImages, open_images
 from dfq_plugin.progress import watch_loops
 from dfq_plugin.providers.base import GenerationRequest, Phase
 from dfq_plugin.providers.registry import build_provider, get_provider
-from dfq_plugin.quantization.extension import ensure_extension
+from dfq_plugin.quantize_trials import ENOUGH_S, FEW_IMAGES, QuantizeTrials
 from dfq_plugin.set_cache import is_cached
-from dfq_plugin.student import Student
-from dfq_plugin.synthetic_set import SyntheticSet, describe_run
 from dfq_plugin.teacher import Teacher
+from dfq_plugin.timing import timed
 from dfq_plugin.validation.parity import BATCH as PARITY_BATCH
 from dfq_plugin.validation.parity import compare
-
-ENOUGH_S = 1.5  # how long a loop is watched, at least two steps
-TELLING_S = 0.5  # a loop over the blocks that is over sooner tells more of what else the machine does
-FEW_ITEMS, FEW_STEPS = 3, 4  # of the larger of two sizes; the smaller is 1
-FEW_IMAGES = 8
-COPIES = 2  # of the set: as it was made, and as one tensor on the device
 
 
 def generation_seconds(settings: CalibrationSettings, teacher: Teacher) -> float:
@@ -51,7 +40,7 @@ def generation_seconds(settings: CalibrationSettings, teacher: Teacher) -> float
 
 
 def _phase_seconds(phase: Phase, teacher: Teacher) -> float:
-    with _seconds() as elapsed, watch_loops(ENOUGH_S) as watch:
+    with timed() as elapsed, watch_loops(ENOUGH_S) as watch:
         phase.provider(teacher.network, teacher.facts, phase.request)
     loop = watch.loops[-1] if watch.loops else None
     if loop is None or loop.total is None or loop.done >= loop.total:
@@ -65,14 +54,6 @@ def _filled(phase: Phase) -> float:
     if size is None or phase.provider.online or count <= size:
         return 1.0
     return float(count / (size * math.ceil(count / size)))
-
-
-@dataclass(frozen=True)
-class _QuantizeRun:
-    """Seconds of one trial of ``quantize``, those of the loop over the blocks of the network apart."""
-
-    rest_s: float
-    blocks_s: float
 
 
 @dataclass(frozen=True)
@@ -96,109 +77,11 @@ class Trials:
     def __init__(self, config: Config, teacher: Teacher) -> None:
         self._config, self._teacher = config, teacher
         self._wanted = config.calibration.num_samples
-        sizes = (FEW_ITEMS * config.quantize.batch_size, config.finetune.batch_size, FEW_IMAGES)
-        self.images = min(self._wanted, max(sizes))
-        self._most_images = self.images
-
-    @cached_property
-    def synthetic(self) -> SyntheticSet:
-        """A set of noise."""
-        return self._noise(self.images)
-
-    def _noise(self, images: int) -> SyntheticSet:
-        self._most_images = max(images, self._most_images)
-        facts = self._teacher.facts
-        noise = torch.randn(images, *facts.input_shape, generator=torch.Generator().manual_seed(0))
-        labels = torch.arange(images) % facts.num_classes
-        return SyntheticSet(noise, labels, None, describe_run("trial", {}, 0, facts.digest), facts.pixel_range)
-
-    @cached_property
-    def student(self) -> Student:
-        """The student of the first trial of ``quantize``."""
-        return self._first_quantized[1]
-
-    @cached_property
-    def _first_quantized(self) -> tuple[_QuantizeRun, Student]:
-        return self._quantize(items=1, steps=1, images=self._few_images)
-
-    @cached_property
-    def _by_moments(self) -> bool:
-        """Whether the time of the loop over the blocks grows with the images, and with nothing else."""
-        settings = self._config.quantize
-        return settings.rounding == "gptq" and not settings.reconstruction.steps
-
-    @cached_property
-    def _few_images(self) -> int:
-        return max(1, self.images // FEW_ITEMS) if self._by_moments else self.images
-
-    def _quantize(self, *, items: int, steps: int, images: int) -> tuple[_QuantizeRun, Student]:
-        """Quantize on so many batches and images, with so many steps a block where blocks are reconstructed."""
-        settings = self._config.quantize
-        reconstruction = settings.reconstruction
-        cut = {
-            "num_init_samples": items * settings.batch_size,
-            "reconstruction": reconstruction.model_copy(update={"steps": min(steps, reconstruction.steps)}),
-            "allocation": type(settings.allocation)(),
-        }
-        with _seconds() as elapsed, watch_loops() as watch:
-            student = self._run_quantize(settings.model_copy(update=cut), images)
-        seconds = sum(loop.seconds for loop in watch.loops)
-        return _QuantizeRun(elapsed() - seconds, seconds), student
-
-    def _run_quantize(self, settings: QuantizeSettings, images: int) -> Student:
-        part = replace(self._noise(images), labels=None)
-        return quantization.quantize(self._teacher.network, part, settings, self._config.target_device)
+        self._little = QuantizeTrials(config, teacher)
 
     def quantize_seconds(self) -> float:
         """What ``quantize`` will take."""
-        settings = self._config.quantize
-        with _seconds() as elapsed:
-            ensure_extension()
-        build_s = elapsed()
-        first, _ = self._first_quantized
-        items = math.ceil(min(settings.num_init_samples, self._wanted) / settings.batch_size)
-        total: float = build_s + first.rest_s + self._allocation_seconds()
-        if items == 1 and not settings.reconstruction.steps and not self._by_moments:
-            return total
-        more = min(items, FEW_ITEMS)
-        second, images = self._larger_trial(more)
-        if more > 1:
-            total += (items - 1) * max(0.0, second.rest_s - first.rest_s) / (more - 1)
-        return total + self._blocks_seconds(first, second, images)
-
-    def _larger_trial(self, items: int) -> tuple[_QuantizeRun, int]:
-        """The second trial and its images: where those alone take time, enough of them to tell."""
-        images = self.images
-        while True:
-            larger, _ = self._quantize(items=items, steps=FEW_STEPS, images=images)
-            if not self._by_moments or larger.blocks_s > TELLING_S or images == self._wanted:
-                return larger, images
-            images = min(4 * images, self._wanted)
-
-    def _blocks_seconds(self, first: _QuantizeRun, second: _QuantizeRun, images: int) -> float:
-        between = max(0.0, second.blocks_s - first.blocks_s)
-        if self._by_moments:
-            image_s = between / max(1, images - self._few_images)
-            return first.blocks_s + (self._wanted - self._few_images) * image_s
-        steps = self._config.quantize.reconstruction.steps
-        if steps <= 1:
-            return first.blocks_s
-        step_s = between / (min(FEW_STEPS, steps) - 1)
-        passes_s = max(0.0, first.blocks_s - step_s)  # all images once through every block
-        return passes_s * self._wanted / images + steps * step_s
-
-    def _allocation_seconds(self) -> float:
-        settings = self._config.quantize
-        if settings.allocation == type(settings.allocation)():
-            return 0.0
-        without = settings.reconstruction.model_copy(update={"steps": 0})
-        with watch_loops(ENOUGH_S) as watch:
-            cut = {"num_init_samples": 1, "reconstruction": without}
-            self._run_quantize(settings.model_copy(update=cut), self.images)
-        loop = watch.loops[0]  # rounding by GPTQ would be another
-        tried = min(settings.allocation.num_images, self.images)
-        wanted = min(settings.allocation.num_images, self._wanted)
-        return (loop.total or 0) * loop.step_s * wanted / tried
+        return self._little.seconds()
 
     def finetune_seconds(self) -> float:
         """What ``finetune`` will take, the warm-up of an online provider included."""
@@ -207,7 +90,7 @@ class Trials:
             return 0.0
         source, warmup = self._source()
         with watch_loops(ENOUGH_S) as watch:
-            finetuning.finetune(self._teacher.network, self.student, source or self.synthetic, settings)
+            finetuning.finetune(self._teacher.network, self._little.student, source or self._little.synthetic, settings)
         if source is None:
             per_epoch = settings.steps_per_epoch or max(1, self._wanted // settings.batch_size)
         else:
@@ -222,7 +105,7 @@ class Trials:
         warmup = getattr(provider, "warmup_epochs", 0)
         if warmup:
             provider = provider.model_copy(update={"warmup_epochs": 0})
-        request = GenerationRequest(self.images, settings.seed)
+        request = GenerationRequest(self._little.images, settings.seed)
         source = provider.source(self._teacher.network, self._teacher.facts, request)
         return source, 0 if source is None else warmup * source.batches_per_epoch
 
@@ -230,9 +113,9 @@ class Trials:
         if source is None or not steps:
             return 0.0
         tried = 2
-        with _seconds() as elapsed:
+        with timed() as elapsed:
             for _ in range(tried):
-                source.next_batch(self.student)
+                source.next_batch(self._little.student)
         return steps * elapsed() / tried
 
     @cached_property
@@ -241,28 +124,28 @@ class Trials:
         config, teacher = self._config, self._teacher
         with tempfile.TemporaryDirectory() as scratch:
             path, plain = Path(scratch) / "model.onnx", Path(scratch) / "float.onnx"
-            with _seconds() as export_s:
-                export.export_onnx(self.student, path, config.export)
-            with _seconds() as export_float_s:
+            with timed() as export_s:
+                export.export_onnx(self._little.student, path, config.export)
+            with timed() as export_float_s:
                 export.export_float(teacher.network, config.input_shape, plain, config.export)
             validate_s = self._validate_seconds(path, plain)
             return ProofSeconds(export_s(), export_float_s(), validate_s, self._assess_seconds(path))
 
     def _validate_seconds(self, path: Path, plain: Path) -> float:
         """Validate on one batch, then compare codes on two, and count up to as many as are asked for."""
-        settings, images = self._config.validation, self.synthetic.images
+        settings, images = self._config.validation, self._little.synthetic.images
         runs = min(2, settings.latency_runs)
         cut = settings.model_copy(update={"parity_codes": 1, "latency_runs": runs, "require_integer": False})
         latency = None
-        with _seconds() as elapsed, suppress(ValidationError):
-            latency = validation.validate(path, self.student, images, cut, plain).latency
+        with timed() as elapsed, suppress(ValidationError):
+            latency = validation.validate(path, self._little.student, images, cut, plain).latency
         seconds = elapsed()
         if latency is not None:
             seconds += (settings.latency_runs - runs) * (latency.float_ms + latency.integer_ms) / 1000
-        with _seconds() as elapsed:
+        with timed() as elapsed:
             one = compare(path, images[:PARITY_BATCH].numpy(), sys.maxsize)
         one_s = elapsed()
-        with _seconds() as elapsed:
+        with timed() as elapsed:
             compare(path, images[: 2 * PARITY_BATCH].numpy(), sys.maxsize)
         batches = math.ceil(min(self._wanted / PARITY_BATCH, settings.parity_codes / max(one.codes_compared, 1)))
         return seconds + (batches - 1) * max(0.0, elapsed() - one_s)
@@ -273,12 +156,12 @@ class Trials:
             return 0.0
 
         def assess(images: int) -> float:
-            evidence = LabelledImages(self.synthetic.images[:images], None, "trial")
-            with _seconds() as elapsed:
-                validation.assess(path, self.student, self._teacher.network, evidence)
+            evidence = LabelledImages(self._little.synthetic.images[:images], None, "trial")
+            with timed() as elapsed:
+                validation.assess(path, self._little.student, self._teacher.network, evidence)
             return elapsed()
 
-        few = min(FEW_IMAGES, self.images)
+        few = min(FEW_IMAGES, self._little.images)
         one_s = assess(1)
         return one_s + (count - 1) * max(0.0, assess(few) - one_s) / max(1, few - 1)
 
@@ -290,7 +173,7 @@ class Trials:
             fresh = settings.model_copy(update={"seed": seed, "num_samples": self._evidence_count})
             return generation_seconds(fresh, self._teacher) if self._evidence_count else 0.0
         few = min(FEW_IMAGES, len(self._real_images))
-        with _seconds() as elapsed, watch_loops():
+        with timed() as elapsed, watch_loops():
             self._real_images.read(range(few))
         return elapsed() * len(self._real_images) / few
 
@@ -308,20 +191,5 @@ class Trials:
 
     def more_bytes(self) -> int:
         """Memory for what the whole job holds beside what the trials held: more images."""
-        wanted, image = self._wanted - self._most_images, 4 * math.prod(self._config.input_shape)
-        by_blocks = self._config.quantize.reconstruction.steps > 0 or self._by_moments
-        between = (
-            quantization.bytes_between_blocks(self._teacher.network, self.synthetic.images[:1]) if by_blocks else 0
-        )
-        real = 0 if self._real_images is None else len(self._real_images) * image
-        return wanted * (COPIES * image + between) + real
-
-
-@contextmanager
-def _seconds() -> Iterator[Callable[[], float]]:
-    """Time a block; what it gives tells the seconds up to now, or those of the block once that has ended."""
-    start, ended = time.perf_counter(), list[float]()
-    try:
-        yield lambda: (ended[0] if ended else time.perf_counter()) - start
-    finally:
-        ended.append(time.perf_counter())
+        real = 0 if self._real_images is None else 4 * math.prod(self._config.input_shape) * len(self._real_images)
+        return self._little.more_bytes() + real

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dfq_plugin.timing import Stopwatch, peak_memory_bytes
+from dfq_plugin.timing import Stopwatch, peak_memory_bytes, timed
 
 
 @pytest.fixture
@@ -81,3 +81,12 @@ def test_log_has_one_line_for_each_stage(caplog: pytest.LogCaptureFixture, clock
         with pytest.raises(ZeroDivisionError):
             fail()
     assert caplog.messages == ["Stage export: done in 1 min 1 s", "Stage validate: stopped after 2.0 s"]
+
+
+def test_block_is_timed_up_to_now_and_then_to_its_end(clock: SimpleNamespace) -> None:
+    with timed() as elapsed:
+        clock.now += 2.0
+        assert elapsed() == 2.0
+        clock.now += 1.0
+    clock.now += 5.0
+    assert elapsed() == 3.0
