@@ -2,8 +2,9 @@
 
 The method itself, with its papers, is in ``gptq.py``. What a layer reads comes through the quantized layers before it,
 within a block too, and is compared with what the same layer reads in float. Its moments come from a sample of the
-places of its input; each group of a grouped convolution has its own. Below eight bits the step of each channel is the
-one, of many around that of the range search, whose codes leave the least error; NNCF's narrower 8-bit ranges stay.
+places of its input, for the first and the last half of the images apart; each group of a grouped convolution has its
+own. Below eight bits the step of each channel is the one, of many around that of the range search, whose codes leave
+the least error; NNCF's narrower 8-bit ranges stay.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -21,7 +24,7 @@ from torch.nn import functional as F
 
 from dfq_plugin.progress import track
 from dfq_plugin.quantization.blocks import BlockRunner, find_blocks
-from dfq_plugin.quantization.gptq import SecondMoments, best_codes, compensated, damped, moments_of
+from dfq_plugin.quantization.gptq import SecondMoments, best_codes, best_damping, compensated, damped, moments_of
 from dfq_plugin.quantization.nncf_graph import OperatorGraph
 from dfq_plugin.quantization.ranges import set_steps
 from dfq_plugin.student import ProductLayer, Student
@@ -30,6 +33,7 @@ KNOWN = ("conv2d", "linear")
 STEPS = torch.linspace(0.6, 1.3, 57)  # tried, as factors on the step that the range search has found
 MOST_CODES = 255  # from the lowest to the highest; weights with so many keep the range that NNCF gave them
 MOST_TURNS = 4  # of the layers of a block; each is two passes over the images
+HALVES = 2  # of the images, as they come: each tells how far the other can be believed
 PLACES = 128  # of an image's map that a layer's moments are taken from
 MOST_UNFOLDED = 2**24  # elements of patches at once
 MOST_INPUTS = 8192  # of one output; the moments of more take gigabytes, and SQuant rounds the weights
@@ -53,13 +57,15 @@ def round_by_moments(student: Student, graph: OperatorGraph, images: Tensor, bat
         images: (N, C, H, W).
         batch_size: images that are run together.
     """
+    batch_size = min(batch_size, math.ceil(len(images) / HALVES))
+    batches = math.ceil(len(images) / batch_size)
     layers = {layer.operator: layer for layer in student.unshared_layers()}
     reference = _in_float(student)
     exact = rounded = images
     image, count = images[:1].to(next(student.parameters())), 0
     for block in track(find_blocks(graph, student.network), "Rounding weights"):
         named = {name: layers.get(graph.own_name(name)) for name in block.operators if _is_known(graph, name)}
-        watched = {name: _Watched(layer, student) for name, layer in named.items() if layer is not None}
+        watched = {name: _Watched(layer, student, batches) for name, layer in named.items() if layer is not None}
         for turn in _turns(list(watched)):
             part = replace(block, operators=block.operators[: block.operators.index(turn[-1]) + 1])
             in_float, quantized = (BlockRunner(each.network, part, image) for each in (reference, student))
@@ -96,13 +102,13 @@ def _turns(names: Sequence[str]) -> list[Sequence[str]]:
 class _Watched:
     """A layer, and the moments of what its weights are multiplied with: by themselves, and with those in float."""
 
-    def __init__(self, layer: ProductLayer, student: Student) -> None:
+    def __init__(self, layer: ProductLayer, student: Student, batches: int) -> None:
         self._weight = student.network.get_parameter(layer.weight)
         self._quantizer = student.quantizer(layer.weight_quantizer or "")
         self._grid = student.grid(student.site(layer.weight_quantizer or ""))
-        self._batches = 0
+        self._batches, self._all_batches = 0, batches
         self._exact: list[Tensor] = []
-        self._moments: SecondMoments | None = None
+        self._halves: dict[int, SecondMoments] = {}
 
     def see_exact(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Keep what the layer reads in float, of one batch, until ``see`` has the same batch quantized."""
@@ -110,9 +116,10 @@ class _Watched:
 
     def see(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Add the moments of one batch."""
+        half = HALVES * self._batches // self._all_batches
         for exact, found in zip(self._exact, self._samples(arguments, keywords), strict=True):
             added = moments_of(exact, found)
-            self._moments = added if self._moments is None else self._moments + added
+            self._halves[half] = self._halves[half] + added if half in self._halves else added
         self._exact = []
         self._batches += 1
 
@@ -140,19 +147,24 @@ class _Watched:
             chosen = torch.randperm(patches.shape[2], generator=random)[:PLACES].to(patches.device)
             yield patches[:, :, chosen].transpose(0, 1).reshape(said[GROUPS], -1, len(part) * len(chosen))
 
+    def moments(self) -> SecondMoments | None:
+        """Of all images; None where none were seen."""
+        return reduce(add, self._halves.values()) if self._halves else None
+
     def round(self) -> bool:
         """Put the weight on its grid, and the grid where it suits the weight; False where no moments were seen."""
-        if self._moments is None:
+        moments = self.moments()
+        if moments is None:
             return False
-        groups, weight, grid = len(self._moments.found), self._weight, self._grid
-        rows = compensated(weight.reshape(groups, len(weight) // groups, -1), self._moments)
+        groups, weight, grid = len(moments.found), self._weight, self._grid
+        rows = compensated(weight.reshape(groups, len(weight) // groups, -1), moments)
         zero = grid.zero_point.to(rows)
         limits = grid.step, grid.low - zero, grid.high - zero
         step, low, high = (value.expand(len(weight)).reshape(groups, -1, 1) for value in limits)
         may_move = grid.step.numel() == len(weight) and grid.high - grid.low < MOST_CODES and not grid.zero_point.any()
         factors = STEPS if may_move else torch.ones(1)
-        moments = damped(self._moments.found, self._moments.count)
-        codes, factor = best_codes(rows / step, moments, low, high, factors)
+        damping = best_damping(rows / step, [half.found for half in self._halves.values()], low, high)
+        codes, factor = best_codes(rows / step, damped(moments.found, damping), low, high, factors)
         weight.copy_((codes * step * factor).view_as(weight))
         if may_move:
             set_steps(self._quantizer, step * factor)

@@ -9,8 +9,10 @@ from torch import Tensor
 from dfq_plugin.quantization import gptq
 from dfq_plugin.quantization.gptq import (
     DAMPING,
+    DAMPINGS,
     SecondMoments,
     best_codes,
+    best_damping,
     compensated,
     damped,
     elimination_of,
@@ -51,10 +53,45 @@ def test_input_of_the_larger_moment_comes_first() -> None:
     assert gptq_codes(weights, elimination_of(damped(moments)), *limits(weights, -4, 3)).tolist() == [[[1.0, 0.0]]]
 
 
-@pytest.mark.parametrize(("places", "share"), [(1000, 0.01), (10, 0.8)])
-def test_few_places_are_believed_less(places: int, share: float) -> None:
-    found = damped(torch.tensor([[[2.0, 1.0], [1.0, 6.0]]]), places)
-    torch.testing.assert_close(found, torch.tensor([[[0.5 + share, 0.25], [0.25, 1.5 + share]]]))
+def test_damping_raises_the_diagonal_by_a_share_of_its_mean() -> None:
+    found = damped(torch.tensor([[[2.0, 1.0], [1.0, 6.0]]]), 0.3)
+    torch.testing.assert_close(found, torch.tensor([[[0.8, 0.25], [0.25, 1.8]]]))
+
+
+def test_damping_is_small_where_halves_say_the_same_and_large_where_they_contradict() -> None:
+    weights = torch.rand(1, 200, 2, generator=torch.Generator().manual_seed(0)) * 4
+    edges = limits(weights, -8, 7)
+    alike, opposite = (torch.tensor([[[1.0, sign], [sign, 1.0]]]) for sign in (0.9, -0.9))
+    assert best_damping(weights, [alike, alike], *edges) == DAMPING
+    assert best_damping(weights, [alike, opposite], *edges) == max(DAMPINGS)
+    assert best_damping(weights, [alike], *edges) == DAMPING
+
+
+def test_damping_has_the_least_error_on_the_other_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, exact, inputs = noisy_case()
+    del exact
+    halves = [part @ part.transpose(1, 2) for part in (inputs[:, :, :4], inputs[:, :, 4:8])]
+    edges = limits(weights, -4, 3)
+
+    def error(damping: float) -> float:
+        total = 0.0
+        for taught, other in (halves, halves[::-1]):
+            codes = gptq_codes(weights, elimination_of(damped(taught, damping)), *edges)
+            total += float(error_of(codes, weights, other).sum() / error_of(weights, 0 * weights, other).sum())
+        return total
+
+    monkeypatch.setattr(gptq, "DAMPINGS", tuple(reversed(DAMPINGS)))  # no matter in which order they are tried
+    errors = {damping: error(damping) for damping in DAMPINGS}
+    found = best_damping(weights, halves, *edges)
+    assert errors[found] == min(errors.values())
+    assert found != DAMPING
+
+
+@pytest.mark.parametrize("times", [1e-4, 1.0, 1e4])
+def test_halves_count_the_same_however_large_their_inputs_are(times: float) -> None:
+    weights = torch.rand(1, 100, 2, generator=torch.Generator().manual_seed(0)) * 4
+    strong, weak = (torch.tensor([[[1.0, by], [by, 1.0]]]) for by in (0.9, 0.2))  # codes fitted to it want 1, to the other 0.01
+    assert best_damping(weights, [strong, times * weak], *limits(weights, -8, 7)) == 1.0
 
 
 def plain_loop(weights: Tensor, moments: Tensor, low: float, high: float) -> Tensor:

@@ -62,9 +62,10 @@ def test_moments_of_a_layer_are_what_its_output_changes_by(
 
     def keep(watched: second_order._Watched) -> bool:
         name = next(name for name, own in student.network.named_parameters() if own is watched._weight)
-        if watched._moments is not None:
-            seen[name.split(".")[1]] = watched._moments.found, watched._weight.clone()
-        return watched._moments is not None
+        moments = watched.moments()
+        if moments is not None:
+            seen[name.split(".")[1]] = moments.found, watched._weight.clone()
+        return moments is not None
 
     monkeypatch.setattr(second_order._Watched, "round", keep)
     for key in NAMES:
@@ -122,8 +123,9 @@ def test_inputs_in_float_are_those_of_the_network_before_anything_was_rounded(
 
     def keep(watched: second_order._Watched) -> bool:
         name = next(name for name, own in student.network.named_parameters() if own is watched._weight)
-        if watched._moments is not None:
-            kept[name.split(".")[1]] = watched._moments
+        moments = watched.moments()
+        if moments is not None:
+            kept[name.split(".")[1]] = moments
         return rounding(watched)
 
     monkeypatch.setattr(second_order._Watched, "round", keep)
@@ -140,6 +142,30 @@ def test_inputs_in_float_are_those_of_the_network_before_anything_was_rounded(
     torch.testing.assert_close(kept["head"].cross, (exact.T @ after).unsqueeze(0), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(kept["head"].exact, (exact.T @ exact).unsqueeze(0), rtol=1e-3, atol=1e-3)
     assert kept["head"].count == len(images)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "of_halves"), [(6, 2, [4, 2]), (8, 2, [4, 4]), (5, 9, [3, 2]), (1, 2, [1])]
+)
+def test_halves_of_the_images_have_moments_of_their_own(
+    count: int,
+    batch_size: int,
+    of_halves: list[int],
+    case: tuple[Student, OperatorGraph],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student, graph = case
+    seen: list[list[int]] = []
+
+    def keep(watched: second_order._Watched) -> bool:
+        if watched._weight.ndim == 2:  # has one place of each image
+            seen.append([half.count for half in watched._halves.values()])
+        return True
+
+    monkeypatch.setattr(second_order._Watched, "round", keep)
+    images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    round_by_moments(student, graph, images, batch_size)
+    assert seen == [of_halves]
 
 
 def test_layers_of_a_block_take_turns_in_order() -> None:
