@@ -12,7 +12,7 @@ in float, so that a layer makes up for the errors of those before it.
 
 Deviations:
     D1  GPTAQ takes the errors of the input into the step of each weight; here the weights are fitted anew, by ridge
-        regression, before any is rounded: half of the way, less from few places, not at all where inputs are more.
+        regression, before any is rounded, with the ridge, and as far, as serves the other half of the images best.
     D2  Errors in its inputs draw a regression towards zero, and a student each of whose layers says a little less is
         unsure in the end: every row is scaled until its output rises as far as that in float does.
     D3  Inputs with the largest moments come first, as the released code can do.
@@ -25,6 +25,7 @@ Deviations:
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,8 @@ MOST_ROWS = 128  # that damping is chosen by
 TOGETHER = 128  # inputs whose errors are passed on in one product, as published
 SWEEPS = 2
 MOST_TRIED = 2**22  # weights of all candidates at once; more would only take memory
-COMPENSATION = 0.5  # of the way to the fitted weights; what images taught goes too far for others
-RIDGE = 0.1  # of the mean diagonal
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the mean diagonal
+WAYS = (0.0, 0.25, 0.5, 0.75, 1.0)  # how far towards the fitted weights
 LEAST_GAIN, LARGEST_GAIN = 0.8, 1.25  # more than this is chance, not what all images have in common
 
 
@@ -70,26 +71,48 @@ def moments_of(exact: Tensor, found: Tensor) -> SecondMoments:
     return SecondMoments(found @ found.transpose(1, 2), cross, squares, found.shape[2])
 
 
-def compensated(weights: Tensor, moments: SecondMoments) -> Tensor:
+def compensated(weights: Tensor, halves: Sequence[SecondMoments]) -> Tensor:
     """Weights that make up for part of what is wrong with their inputs.
 
     Args:
         weights: (groups, out, inputs).
-        moments: of the inputs.
+        halves: moments of the inputs on the two halves of the images.
 
     Returns:
         (groups, out, inputs), on the way from the weights to W X_float X^T (X X^T)^-1, the ridge regression of the
         layer's output in float on its inputs, which is drawn towards the weights themselves; then scaled, row by row.
-        The weights as they are where there were no more places than inputs: those teach nothing about others.
+        The ridge and the way are those with which weights that are fitted to one half come nearest to the output in
+        float on the other. The weights as they are where there are not two halves.
     """
-    found, known = moments.found, 1 - weights.shape[2] / moments.count
-    if known <= 0:
+    if len(halves) < 2:
         return weights
-    ridge = RIDGE * found.diagonal(dim1=1, dim2=2).mean(dim=1).reshape(-1, 1, 1)
-    ridge = ridge.clamp_min(torch.finfo(found.dtype).tiny) * torch.eye(found.shape[1]).to(found)
-    back = torch.linalg.solve((found + ridge).double(), (moments.cross + ridge).double(), left=False).to(weights)
-    fitted = weights.lerp(weights @ back, COMPENSATION * known)
-    return fitted / _gain(fitted, weights, moments)
+    first, second = halves
+    errors: dict[tuple[float, float], float] = defaultdict(float)
+    for taught, other in ((first, second), (second, first)):
+        for ridge in RIDGES:
+            fitted = _fitted(weights, taught, ridge)
+            for way in WAYS:
+                errors[ridge, way] += _distance(weights.lerp(fitted, way), weights, other)
+    ridge, way = min(errors, key=errors.__getitem__)
+    fitted = weights.lerp(_fitted(weights, first + second, ridge), way)
+    return fitted / _gain(fitted, weights, first + second)
+
+
+def _fitted(weights: Tensor, moments: SecondMoments, ridge: float) -> Tensor:
+    """Weights whose output for the inputs as they are is nearest to the output in float."""
+    found, tiny = moments.found, torch.finfo(moments.found.dtype).tiny
+    raised = ridge * found.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(tiny / ridge)
+    drawn = torch.diag_embed(raised.unsqueeze(1).expand(-1, found.shape[1]))
+    back: Tensor = torch.linalg.solve((found + drawn).double(), (moments.cross + drawn).double(), left=False)
+    return weights @ back.to(weights)
+
+
+def _distance(fitted: Tensor, weights: Tensor, moments: SecondMoments) -> float:
+    """Of the output of fitted weights from that in float, squared, as a share of the latter's square."""
+    wanted = ((weights @ moments.exact) * weights).sum()
+    product = ((fitted @ moments.cross.transpose(1, 2)) * weights).sum()
+    distance = ((fitted @ moments.found) * fitted).sum() - 2 * product + wanted
+    return float(distance / wanted.clamp_min(torch.finfo(wanted.dtype).tiny))
 
 
 def _gain(fitted: Tensor, weights: Tensor, moments: SecondMoments) -> Tensor:

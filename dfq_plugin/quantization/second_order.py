@@ -157,13 +157,14 @@ class _Watched:
         if moments is None:
             return False
         groups, weight, grid = len(moments.found), self._weight, self._grid
-        rows = compensated(weight.reshape(groups, len(weight) // groups, -1), moments)
+        halves = list(self._halves.values())
+        rows = compensated(weight.reshape(groups, len(weight) // groups, -1), halves)
         zero = grid.zero_point.to(rows)
         limits = grid.step, grid.low - zero, grid.high - zero
         step, low, high = (value.expand(len(weight)).reshape(groups, -1, 1) for value in limits)
         may_move = grid.step.numel() == len(weight) and grid.high - grid.low < MOST_CODES and not grid.zero_point.any()
         factors = STEPS if may_move else torch.ones(1)
-        damping = best_damping(rows / step, [half.found for half in self._halves.values()], low, high)
+        damping = best_damping(rows / step, [half.found for half in halves], low, high)
         codes, factor = best_codes(rows / step, damped(moments.found, damping), low, high, factors)
         weight.copy_((codes * step * factor).view_as(weight))
         if may_move:
