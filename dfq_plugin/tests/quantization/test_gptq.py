@@ -213,6 +213,19 @@ def test_weights_become_the_ridge_regression_where_halves_agree_and_stay_where_t
     assert compensated(weight, [half]).item() == 2.0
 
 
+@pytest.mark.usefixtures("_gain_is_one")
+@pytest.mark.parametrize("times", [1e-4, 1.0, 1e4])
+def test_weights_go_as_far_however_large_the_inputs_of_a_half_are(
+    times: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gptq, "RIDGES", (1e-6,))
+    # The first half wants 1; fitted to the other, 1.8, all of the way is best for it. The other half wants a quarter of it.
+    first, second = of_one_input(4.0, 2.0, 3.0), of_one_input(4.0 * times, 3.6 * times, 4.0 * times)
+    found = compensated(torch.tensor([[[2.0]]]), [first, second]).item()
+    fitted = 2.0 * (2.0 + 3.6 * times) / (4.0 + 4.0 * times)
+    assert (2.0 - found) / (2.0 - fitted) == pytest.approx(0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize(("times", "gain"), [(1.1, 1.1), (2.0, 1.25), (0.5, 0.8), (-2.0, 0.8)])
 def test_weight_of_a_single_input_rises_as_in_float(times: float, gain: float, monkeypatch: pytest.MonkeyPatch) -> None:
     # An input that is 1.1 times that in float needs the weight divided by 1.1. Only limited gains are believed.
