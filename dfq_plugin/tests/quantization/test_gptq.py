@@ -219,7 +219,7 @@ def test_weights_go_as_far_however_large_the_inputs_of_a_half_are(
     times: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gptq, "RIDGES", (1e-6,))
-    # The first half wants 1; fitted to the other, 1.8, all of the way is best for it. The other half wants a quarter of it.
+    # The first half wants 1 and gains by all of the way to 1.8; the other wants 1.8 and loses on most of the way to 1.
     first, second = of_one_input(4.0, 2.0, 3.0), of_one_input(4.0 * times, 3.6 * times, 4.0 * times)
     found = compensated(torch.tensor([[[2.0]]]), [first, second]).item()
     fitted = 2.0 * (2.0 + 3.6 * times) / (4.0 + 4.0 * times)
