@@ -51,24 +51,20 @@ class SecondMoments:
         found: of its inputs as they are, X X^T.
         cross: of the inputs in float, along the rows, with those as they are, X_float X^T.
         exact: of the inputs in float, X_float X_float^T.
-        count: how many places were added up.
     """
 
     found: Tensor
     cross: Tensor
     exact: Tensor
-    count: int
 
     def __add__(self, other: SecondMoments) -> SecondMoments:
-        return SecondMoments(
-            self.found + other.found, self.cross + other.cross, self.exact + other.exact, self.count + other.count
-        )
+        return SecondMoments(self.found + other.found, self.cross + other.cross, self.exact + other.exact)
 
 
 def moments_of(exact: Tensor, found: Tensor) -> SecondMoments:
     """The moments of inputs in float and as they are, (groups, inputs, places) both."""
     cross, squares = exact @ found.transpose(1, 2), exact @ exact.transpose(1, 2)
-    return SecondMoments(found @ found.transpose(1, 2), cross, squares, found.shape[2])
+    return SecondMoments(found @ found.transpose(1, 2), cross, squares)
 
 
 def compensated(weights: Tensor, halves: Sequence[SecondMoments]) -> Tensor:
