@@ -99,8 +99,9 @@ def _fitted(weights: Tensor, moments: SecondMoments, ridge: float) -> Tensor:
     found, tiny = moments.found, torch.finfo(moments.found.dtype).tiny
     raised = ridge * found.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(tiny / ridge)
     drawn = torch.diag_embed(raised.unsqueeze(1).expand(-1, found.shape[1]))
-    back: Tensor = torch.linalg.solve((found + drawn).double(), (moments.cross + drawn).double(), left=False)
-    return weights @ back.to(weights)
+    aimed = weights.double() @ (moments.cross + drawn).double()
+    fitted: Tensor = torch.linalg.solve((found + drawn).double(), aimed, left=False)
+    return fitted.to(weights)
 
 
 def _distance(fitted: Tensor, weights: Tensor, moments: SecondMoments) -> float:
