@@ -100,7 +100,7 @@ class QuantizeTrials:
         part = replace(self._noise(images), labels=None)
         return quantization.quantize(self._teacher.network, part, settings, self._config.target_device)
 
-    def seconds(self) -> float:
+    def quantize_seconds(self) -> float:
         """What ``quantize`` will take."""
         settings = self._config.quantize
         with timed() as elapsed:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dfq_plugin import export, finetuning, validation
 from dfq_plugin.batches import BatchSource
-from dfq_plugin.config import CalibrationSettings, Config
+from dfq_plugin.config import CalibrationSettings
 from dfq_plugin.errors import ValidationError
 from dfq_plugin.images import ImageSource, LabelledImages, open_images
 from dfq_plugin.progress import watch_loops
@@ -66,22 +66,8 @@ class ProofSeconds:
     assess_s: float
 
 
-class Trials:
-    """One job on little: a noise set, a student quantized on it, and what each stage takes.
-
-    Args:
-        config: the whole job.
-        teacher: the float network with its facts.
-    """
-
-    def __init__(self, config: Config, teacher: Teacher) -> None:
-        self._config, self._teacher = config, teacher
-        self._wanted = config.calibration.num_samples
-        self._little = QuantizeTrials(config, teacher)
-
-    def quantize_seconds(self) -> float:
-        """What ``quantize`` will take."""
-        return self._little.seconds()
+class Trials(QuantizeTrials):
+    """One job on little: the trials of ``quantize``, and on their student those of what comes after it."""
 
     def finetune_seconds(self) -> float:
         """What ``finetune`` will take, the warm-up of an online provider included."""
@@ -90,7 +76,7 @@ class Trials:
             return 0.0
         source, warmup = self._source()
         with watch_loops(ENOUGH_S) as watch:
-            finetuning.finetune(self._teacher.network, self._little.student, source or self._little.synthetic, settings)
+            finetuning.finetune(self._teacher.network, self.student, source or self.synthetic, settings)
         if source is None:
             per_epoch = settings.steps_per_epoch or max(1, self._wanted // settings.batch_size)
         else:
@@ -105,7 +91,7 @@ class Trials:
         warmup = getattr(provider, "warmup_epochs", 0)
         if warmup:
             provider = provider.model_copy(update={"warmup_epochs": 0})
-        request = GenerationRequest(self._little.images, settings.seed)
+        request = GenerationRequest(self.images, settings.seed)
         source = provider.source(self._teacher.network, self._teacher.facts, request)
         return source, 0 if source is None else warmup * source.batches_per_epoch
 
@@ -115,7 +101,7 @@ class Trials:
         tried = 2
         with timed() as elapsed:
             for _ in range(tried):
-                source.next_batch(self._little.student)
+                source.next_batch(self.student)
         return steps * elapsed() / tried
 
     @cached_property
@@ -125,7 +111,7 @@ class Trials:
         with tempfile.TemporaryDirectory() as scratch:
             path, plain = Path(scratch) / "model.onnx", Path(scratch) / "float.onnx"
             with timed() as export_s:
-                export.export_onnx(self._little.student, path, config.export)
+                export.export_onnx(self.student, path, config.export)
             with timed() as export_float_s:
                 export.export_float(teacher.network, config.input_shape, plain, config.export)
             validate_s = self._validate_seconds(path, plain)
@@ -133,12 +119,12 @@ class Trials:
 
     def _validate_seconds(self, path: Path, plain: Path) -> float:
         """Validate on one batch, then compare codes on two, and count up to as many as are asked for."""
-        settings, images = self._config.validation, self._little.synthetic.images
+        settings, images = self._config.validation, self.synthetic.images
         runs = min(2, settings.latency_runs)
         cut = settings.model_copy(update={"parity_codes": 1, "latency_runs": runs, "require_integer": False})
         latency = None
         with timed() as elapsed, suppress(ValidationError):
-            latency = validation.validate(path, self._little.student, images, cut, plain).latency
+            latency = validation.validate(path, self.student, images, cut, plain).latency
         seconds = elapsed()
         if latency is not None:
             seconds += (settings.latency_runs - runs) * (latency.float_ms + latency.integer_ms) / 1000
@@ -156,12 +142,12 @@ class Trials:
             return 0.0
 
         def assess(images: int) -> float:
-            evidence = LabelledImages(self._little.synthetic.images[:images], None, "trial")
+            evidence = LabelledImages(self.synthetic.images[:images], None, "trial")
             with timed() as elapsed:
-                validation.assess(path, self._little.student, self._teacher.network, evidence)
+                validation.assess(path, self.student, self._teacher.network, evidence)
             return elapsed()
 
-        few = min(FEW_IMAGES, self._little.images)
+        few = min(FEW_IMAGES, self.images)
         one_s = assess(1)
         return one_s + (count - 1) * max(0.0, assess(few) - one_s) / max(1, few - 1)
 
@@ -192,4 +178,4 @@ class Trials:
     def more_bytes(self) -> int:
         """Memory for what the whole job holds beside what the trials held: more images."""
         real = 0 if self._real_images is None else 4 * math.prod(self._config.input_shape) * len(self._real_images)
-        return self._little.more_bytes() + real
+        return super().more_bytes() + real

@@ -90,8 +90,9 @@ def compensated(weights: Tensor, halves: Sequence[SecondMoments]) -> Tensor:
             for way in WAYS:
                 errors[ridge, way] += _distance(weights.lerp(fitted, way), weights, other)
     ridge, way = min(errors, key=errors.__getitem__)
-    fitted = weights.lerp(_fitted(weights, first + second, ridge), way)
-    return fitted / _gain(fitted, weights, first + second)
+    whole = first + second
+    fitted = weights.lerp(_fitted(weights, whole, ridge), way)
+    return fitted / _gain(fitted, weights, whole)
 
 
 def _fitted(weights: Tensor, moments: SecondMoments, ridge: float) -> Tensor:

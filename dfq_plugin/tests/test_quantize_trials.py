@@ -83,7 +83,7 @@ def trials(config: Config) -> QuantizeTrials:
 )
 def test_what_is_foretold_is_what_it_takes(settings: dict[str, Any], machine: Machine) -> None:
     config = job(**settings)
-    foretold = trials(config).seconds()
+    foretold = trials(config).quantize_seconds()
     before = machine.now
     machine.build()
     images = SimpleNamespace(images=range(WANTED))
@@ -95,7 +95,7 @@ def test_what_is_foretold_is_what_it_takes(settings: dict[str, Any], machine: Ma
 def test_rounding_by_moments_is_tried_on_as_many_images_as_tell(image_s: float, largest: int, machine: Machine) -> None:
     machine.image_s = image_s
     tried = trials(job(weight_bits=4, rounding="gptq", batch_size=10))
-    tried.seconds()
+    tried.quantize_seconds()
     assert machine.images[0] == tried.images // FEW_ITEMS
     assert machine.images[-1] == max(machine.images) == largest
     assert tried.more_bytes() == (WANTED - largest) * (IMAGE_BYTES + BETWEEN_BYTES)
