@@ -83,12 +83,14 @@ def compensated(weights: Tensor, halves: Sequence[SecondMoments]) -> Tensor:
     if len(halves) < 2:
         return weights
     first, second = halves
-    errors: dict[tuple[float, float], float] = defaultdict(float)
+    errors: dict[tuple[float, float], float] = defaultdict(float)  # a parabola in the way, 0 for the weights themselves
     for taught, other in ((first, second), (second, first)):
+        wanted, missing = _output_of(weights, other), weights @ (other.found - other.cross)
         for ridge in RIDGES:
-            fitted = _fitted(weights, taught, ridge)
+            change = _fitted(weights, taught, ridge) - weights
+            slope, bend = 2 * (missing * change).sum() / wanted, ((change @ other.found) * change).sum() / wanted
             for way in WAYS:
-                errors[ridge, way] += _distance(weights.lerp(fitted, way), weights, other)
+                errors[ridge, way] += float(way * slope + way**2 * bend)
     ridge, way = min(errors, key=errors.__getitem__)
     whole = first + second
     fitted = weights.lerp(_fitted(weights, whole, ridge), way)
@@ -105,12 +107,9 @@ def _fitted(weights: Tensor, moments: SecondMoments, ridge: float) -> Tensor:
     return fitted.to(weights)
 
 
-def _distance(fitted: Tensor, weights: Tensor, moments: SecondMoments) -> float:
-    """Of the output of fitted weights from that in float, squared, as a share of the latter's square."""
-    wanted = ((weights @ moments.exact) * weights).sum()
-    product = ((fitted @ moments.cross.transpose(1, 2)) * weights).sum()
-    distance = ((fitted @ moments.found) * fitted).sum() - 2 * product + wanted
-    return float(distance / wanted.clamp_min(torch.finfo(wanted.dtype).tiny))
+def _output_of(weights: Tensor, moments: SecondMoments) -> Tensor:
+    """The square of the output in float, a scalar that can be divided by."""
+    return ((weights @ moments.exact) * weights).sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def _gain(fitted: Tensor, weights: Tensor, moments: SecondMoments) -> Tensor:
