@@ -90,9 +90,8 @@ def test_damping_has_the_least_error_on_the_other_half(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("times", [1e-4, 1.0, 1e4])
 def test_halves_count_the_same_however_large_their_inputs_are(times: float) -> None:
     weights = torch.rand(1, 100, 2, generator=torch.Generator().manual_seed(0)) * 4
-    strong, weak = (
-        torch.tensor([[[1.0, by], [by, 1.0]]]) for by in (0.9, 0.2)
-    )  # codes fitted to it want 1, to the other 0.01
+    # Codes that are fitted to the strong half want a damping of 1 on the other, those fitted to the weak one 0.01.
+    strong, weak = (torch.tensor([[[1.0, by], [by, 1.0]]]) for by in (0.9, 0.2))
     assert best_damping(weights, [strong, times * weak], *limits(weights, -8, 7)) == 1.0
 
 
