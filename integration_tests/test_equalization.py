@@ -50,11 +50,16 @@ def test_correction_from_statistics_brings_a_roughly_rounded_student_nearer(bits
     assert distance(corrected, teacher, images) < distance(plain, teacher, images)
 
 
-def test_correction_is_left_out_after_reconstruction_and_when_not_wanted() -> None:
-    fields: dict[str, Any] = {"weight_bits": 3, "reconstruction": {"steps": 5}}
-    auto, none = (student_of(tiny_teacher(), bias_correction=choice, **fields) for choice in ("auto", "none"))
-    name = "network.conv2.bias"
-    assert torch.equal(auto.network.get_parameter(name), none.network.get_parameter(name))
+@pytest.mark.parametrize("fitted", [{"reconstruction": {"steps": 5}}, {"rounding": "gptq"}])
+def test_correction_is_left_out_where_layers_were_fitted_to_their_outputs(fitted: dict[str, Any]) -> None:
+    auto, none, wanted = (
+        student_of(tiny_teacher(), weight_bits=3, bias_correction=choice, **fitted).network.get_parameter(
+            "network.conv2.bias"
+        )
+        for choice in ("auto", "none", "batchnorm")
+    )
+    assert torch.equal(auto, none)
+    assert not torch.equal(auto, wanted)
 
 
 class TestRangesWithoutImages:

@@ -116,7 +116,7 @@ class QuantizeSettings(Settings):
     bias_correction: Literal["auto", "batchnorm", "images", "none"] = Field(
         default="auto",
         description="Take back what quantization moves each layer's mean output by, as BatchNorm statistics say or the "
-        "images show; `auto` is `batchnorm`, and `none` after reconstruction.",
+        "images show; `auto` is `batchnorm`, and `none` after reconstruction and GPTQ.",
     )
     equalization: bool = Field(
         default=False,

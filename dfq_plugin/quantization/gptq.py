@@ -85,10 +85,10 @@ def compensated(weights: Tensor, halves: Sequence[SecondMoments]) -> Tensor:
     first, second = halves
     errors: dict[tuple[float, float], float] = defaultdict(float)  # a parabola in the way, 0 for the weights themselves
     for taught, other in ((first, second), (second, first)):
-        wanted, missing = _output_of(weights, other), weights @ (other.found - other.cross)
+        wanted, missing = _divisor(_power(weights, other.exact).sum()), weights @ (other.found - other.cross)
         for ridge in RIDGES:
             change = _fitted(weights, taught, ridge) - weights
-            slope, bend = 2 * (missing * change).sum() / wanted, ((change @ other.found) * change).sum() / wanted
+            slope, bend = 2 * (missing * change).sum() / wanted, _power(change, other.found).sum() / wanted
             for way in WAYS:
                 errors[ridge, way] += float(way * slope + way**2 * bend)
     ridge, way = min(errors, key=errors.__getitem__)
@@ -107,16 +107,21 @@ def _fitted(weights: Tensor, moments: SecondMoments, ridge: float) -> Tensor:
     return fitted.to(weights)
 
 
-def _output_of(weights: Tensor, moments: SecondMoments) -> Tensor:
-    """The square of the output in float, a scalar that can be divided by."""
-    return ((weights @ moments.exact) * weights).sum().clamp_min(torch.finfo(weights.dtype).tiny)
+def _power(rows: Tensor, moments: Tensor) -> Tensor:
+    """The squares of what rows give for inputs of these moments, summed over all places, (groups, out)."""
+    return ((rows @ moments) * rows).sum(dim=2)
+
+
+def _divisor(value: Tensor) -> Tensor:
+    """A square, or a sum of them, that can be divided by."""
+    return value.clamp_min(torch.finfo(value.dtype).tiny)
 
 
 def _gain(fitted: Tensor, weights: Tensor, moments: SecondMoments) -> Tensor:
     """How far the output of each row rises where the output in float rises by one, (groups, out, 1)."""
-    wanted = ((weights @ moments.exact) * weights).sum(dim=2, keepdim=True)
-    gain = ((fitted @ moments.cross.transpose(1, 2)) * weights).sum(dim=2, keepdim=True) / wanted
-    return gain.nan_to_num(1.0, 1.0, 1.0).clamp(LEAST_GAIN, LARGEST_GAIN)
+    met = ((fitted @ moments.cross.transpose(1, 2)) * weights).sum(dim=2)
+    gain = met / _power(weights, moments.exact)
+    return gain.nan_to_num(1.0, 1.0, 1.0).clamp(LEAST_GAIN, LARGEST_GAIN).unsqueeze(2)
 
 
 def best_codes(scaled: Tensor, moments: Tensor, low: Tensor, high: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,8 +156,7 @@ def _best_of(
     candidates = (scaled.unsqueeze(2) / factors.reshape(1, 1, -1, 1)).reshape(groups, -1, inputs)
     low, high = (edge.expand(groups, out, len(factors)).reshape(groups, -1, 1) for edge in edges)
     codes = gptq_codes(candidates, elimination, low, high)
-    gap = codes - candidates
-    errors = ((gap @ moments) * gap).sum(dim=2).reshape(groups, out, -1) * factors.square()
+    errors = _power(codes - candidates, moments).reshape(groups, out, -1) * factors.square()
     error, chosen = errors.min(dim=2, keepdim=True)
     picked = chosen.unsqueeze(3).expand(-1, -1, -1, inputs)
     return codes.reshape(groups, out, -1, inputs).gather(2, picked).squeeze(2), factors[chosen], error
@@ -174,8 +178,7 @@ def best_damping(scaled: Tensor, halves: Sequence[Tensor], low: Tensor, high: Te
 
     def error(damping: float, taught: Tensor, other: Tensor) -> float:
         gap = gptq_codes(weights, elimination_of(damped(taught, damping)), *edges) - weights
-        output = ((weights @ other) * weights).sum()
-        return float(((gap @ other) * gap).sum() / output.clamp_min(torch.finfo(output.dtype).tiny))
+        return float(_power(gap, other).sum() / _divisor(_power(weights, other).sum()))
 
     first, second = halves
     return min(DAMPINGS, key=lambda damping: error(damping, first, second) + error(damping, second, first))

@@ -43,7 +43,8 @@ def round_student(
         InputError: reconstruction failed, or the checkpoint is that of another run.
     """
     learned = settings.reconstruction.steps > 0
-    wanted = settings.bias_correction == "batchnorm" or (settings.bias_correction == "auto" and not learned)
+    fits_outputs = learned or settings.rounding == "gptq"  # and would have its work undone
+    wanted = settings.bias_correction == "batchnorm" or (settings.bias_correction == "auto" and not fits_outputs)
     correct = wanted and bool(moments)
     weights = {layer.weight: student.network.get_parameter(layer.weight).clone() for layer in student.layers}
     responses: Mapping[str, Response] = {}
