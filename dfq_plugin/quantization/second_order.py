@@ -33,7 +33,9 @@ KNOWN = ("conv2d", "linear")
 STEPS = torch.linspace(0.6, 1.3, 57)  # tried, as factors on the step that the range search has found
 MOST_CODES = 255  # from the lowest to the highest; weights with so many keep the range that NNCF gave them
 MOST_TURNS = 4  # of the layers of a block; each is two passes over the images
-HALVES = 2  # of the images, as they come: each tells how far the other can be believed
+# Of the images, as they come: each tells how far the other can be believed, the more so where a mixture, which keeps
+# its parts in order, has put other kinds of images into each.
+HALVES = 2
 PLACES = 128  # of an image's map that a layer's moments are taken from
 MOST_UNFOLDED = 2**24  # elements of patches at once
 MOST_INPUTS = 8192  # of one output; the moments of more take gigabytes, and SQuant rounds the weights
