@@ -25,13 +25,18 @@ BATCH = "batch_*.safetensors"
 
 def start(path: Path, cache: Path) -> subprocess.Popen[str]:
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DFQ_CACHE_DIR": str(cache)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "dfq_plugin", "generate", str(path), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=variables,
-    )
+    # Tests that run in the background of a shell ignore Ctrl-C, and so would whatever they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dfq_plugin", "generate", str(path), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=variables,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for_batch(process: subprocess.Popen[str], cache: Path, timeout_s: float = 300) -> None:
